@@ -1,0 +1,44 @@
+"""annotary annotates images: tags, labels, captions, boxes and embeddings, on your own machine.
+
+import annotary
+
+for photo in annotary.tag("photos"):
+    if photo.ok:
+        print(photo.image, [tag.name for tag in photo.tags])
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from annotary.api import Annotator, load, tag
+    from annotary.errors import AnnotaryError
+    from annotary.records import Annotation, Failure, Tag
+
+__all__ = ["Annotation", "AnnotaryError", "Annotator", "Failure", "Tag", "load", "tag"]
+
+_HOMES = {
+    "Annotation": "annotary.records",
+    "AnnotaryError": "annotary.errors",
+    "Annotator": "annotary.api",
+    "Failure": "annotary.records",
+    "Tag": "annotary.records",
+    "load": "annotary.api",
+    "tag": "annotary.api",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used, so that importing the package costs nothing."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'annotary' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

@@ -1,0 +1,5 @@
+"""`python -m annotary`: the command line."""
+
+from annotary.cli import main
+
+main()

@@ -1,0 +1,96 @@
+"""Options of commands from dataclasses: a field is an option, and the text under it is its help."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, Field, fields
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, TypeVar, cast
+
+import click
+
+from annotary.errors import UsageError
+
+Made = TypeVar("Made")
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def options_of(*records: type) -> Callable[[Function], Function]:
+    """Give a command an option for every field of some dataclasses, in their order."""
+
+    def decorate(function: Function) -> Function:
+        for record in reversed(records):
+            for entry in reversed(fields(record)):
+                function = _option(record, entry)(function)
+        return function
+
+    return decorate
+
+
+def made(record: type[Made], values: Mapping[str, Any]) -> Made:
+    """A dataclass from the values of a command's options.
+
+    Raises:
+        UsageError: A value is out of range.
+    """
+    chosen = {entry.name: values[entry.name] for entry in fields(cast(Any, record))}
+    try:
+        return record(**chosen)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def _option(record: type, entry: Field[Any]) -> Callable[[Function], Function]:
+    hint = typing.get_type_hints(record)[entry.name]
+    flag = "--" + entry.name.replace("_", "-")
+    default = None if entry.default is MISSING else entry.default
+    text = help_texts(record).get(entry.name, "")
+    if hint is bool:
+        if default:
+            flag = f"{flag}/--no-{flag[2:]}"
+        return click.option(flag, entry.name, is_flag=True, default=default, help=text)
+    kind, multiple = _kind(hint)
+    return click.option(
+        flag,
+        entry.name,
+        type=kind,
+        multiple=multiple,
+        default=default or None if multiple else default,
+        show_default=default is not None and not multiple,
+        help=text,
+    )
+
+
+def _kind(hint: Any) -> tuple[Any, bool]:
+    """The click type of a field's type, and whether the option may be given several times."""
+    arguments = typing.get_args(hint)
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        (inner,) = (argument for argument in arguments if argument is not type(None))
+        return _kind(inner)
+    if typing.get_origin(hint) is tuple:
+        return _kind(arguments[0])[0], True
+    if typing.get_origin(hint) is Literal:
+        return click.Choice(list(arguments)), False
+    return (click.Path(path_type=Path) if hint is Path else hint), False
+
+
+@cache
+def help_texts(record: type) -> dict[str, str]:
+    """The text under every field of a dataclass."""
+    (body,) = ast.parse(inspect.getsource(record)).body
+    assert isinstance(body, ast.ClassDef)
+    texts = {}
+    for before, after in zip(body.body, body.body[1:], strict=False):
+        if (
+            isinstance(before, ast.AnnAssign)
+            and isinstance(before.target, ast.Name)
+            and isinstance(after, ast.Expr)
+            and isinstance(after.value, ast.Constant)
+        ):
+            texts[before.target.id] = inspect.cleandoc(str(after.value.value)).replace("\n", " ")
+    return texts

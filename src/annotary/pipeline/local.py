@@ -1,0 +1,228 @@
+"""The local executor: reading, decoding, the network and the caller's writing go on at once, on this machine.
+
+    feeder ──▶ readers ──▶ batcher ──▶ network ──▶ caller
+    (1 thread)  (many)     (1 thread)  (streams)   (in the order of the input)
+
+The feeder takes a slot for every image and the caller gives it back, so that no more than a fixed number of images is
+under way, however many there are. Queues between the stages hold futures in the order of the input, so nothing is
+sorted and a slow image delays only the order, not the work behind it.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from annotary import images, preprocess
+from annotary.cards import PreprocessSpec
+from annotary.errors import ImageError
+from annotary.images import DecodeOptions
+from annotary.records import Annotation, Failure, Item, Record
+from annotary.runtime import available_cores
+from annotary.sources import Reader
+from annotary.tasks import Task
+
+Pixels: TypeAlias = npt.NDArray[np.uint8]
+
+READERS = 16
+"""Threads that read. More than cores, because a disk or a server is waited for; decoding takes turns on the cores."""
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineOptions:
+    """How the work is spread."""
+
+    batch_size: int | None = None
+    """Images that the network takes at once; the model's own choice when nothing is said."""
+
+    decoders: int | None = None
+    """Images decoded at once; the number of cores when nothing is said."""
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "decoders"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, but got {value}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """An image that is ready for the networks: one input for each way of preparing."""
+
+    item: Item
+    width: int
+    height: int
+    inputs: dict[PreprocessSpec, Pixels]
+
+
+@dataclass(slots=True)
+class _Batch:
+    """Images on their way through the networks, and the failures between them, in the order of the input."""
+
+    entries: list[_Prepared | tuple[Item | None, Failure]] = field(default_factory=list)
+    parts: Future[list[dict[str, Any]]] | None = None
+
+
+_END = object()
+
+
+def annotate(
+    items: Iterable[Item | Failure],
+    tasks: Sequence[Task],
+    reader: Reader,
+    decode_options: DecodeOptions,
+    options: PipelineOptions,
+) -> Generator[tuple[Item | None, Record], None, None]:
+    """Annotate images.
+
+    Args:
+        items: The images; what a source could not name is passed on.
+        tasks: What is asked of each image; it is decoded once for all of them.
+        reader: Reads the bytes.
+        decode_options: How bytes are decoded.
+        options: How the work is spread.
+
+    Yields:
+        The item (None for a source's failure) and its record, in the order of the input.
+
+    Raises:
+        AnnotaryError: The source or a model fails; what was yielded before stands.
+    """
+    executor = _Executor(tasks, reader, decode_options, options)
+    try:
+        yield from executor.results(items)
+    finally:
+        executor.stop()
+
+
+class _Executor:
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        reader: Reader,
+        decode_options: DecodeOptions,
+        options: PipelineOptions,
+    ) -> None:
+        self._tasks = tasks
+        self._specs = tuple({task.preprocess: None for task in tasks})
+        self._needed = preprocess.needed_by_all(*self._specs)
+        self._reader = reader
+        self._decode_options = decode_options
+        cores = options.decoders or available_cores()
+        streams = max(task.streams for task in tasks)
+        self._batch_size = options.batch_size or max(task.batch_size for task in tasks)
+        self._turns = threading.Semaphore(cores)
+        self._slots = threading.Semaphore(2 * READERS + (streams + 2) * self._batch_size)
+        self._stopped = threading.Event()
+        self._read_pool = ThreadPoolExecutor(max(READERS, cores), "annotary-read")
+        self._network_pool = ThreadPoolExecutor(streams, "annotary-network")
+        self._waiting: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._running: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    def results(self, items: Iterable[Item | Failure]) -> Iterator[tuple[Item | None, Record]]:
+        threading.Thread(target=self._feed, args=(items,), daemon=True).start()
+        threading.Thread(target=self._collect, daemon=True).start()
+        while (batch := self._running.get()) is not _END:
+            if isinstance(batch, BaseException):
+                raise batch
+            for pair in self._finish(batch):
+                self._slots.release()
+                yield pair
+
+    def stop(self) -> None:
+        """Let all threads end; work that has not begun is dropped."""
+        self._stopped.set()
+        self._slots.release()
+        self._read_pool.shutdown(wait=False, cancel_futures=True)
+        self._network_pool.shutdown(wait=False, cancel_futures=True)
+
+    def _feed(self, items: Iterable[Item | Failure]) -> None:
+        """Hand every item to the readers, no faster than results are taken."""
+        try:
+            for item in items:
+                self._slots.acquire()
+                if self._stopped.is_set():
+                    break
+                if isinstance(item, Failure):
+                    self._waiting.put(item)
+                else:
+                    self._waiting.put(self._read_pool.submit(self._prepare, item))
+            self._waiting.put(_END)
+        except BaseException as error:  # noqa: BLE001 - it is raised again where the caller sees it
+            self._waiting.put(error)
+
+    def _prepare(self, item: Item) -> _Prepared | tuple[Item | None, Failure]:
+        """Read, decode and fit one image; in a reader's thread."""
+        try:
+            if item.pixels is not None:
+                height, width = item.pixels.shape[:2]
+                return self._fit(item, item.pixels, width, height)
+            data = self._reader.read(item)
+            with self._turns:
+                decoded = images.decode(data, at_least=self._needed, options=self._decode_options)
+                return self._fit(item, decoded.pixels, decoded.width, decoded.height)
+        except ImageError as error:
+            return item, Failure.of(item.image, error)
+
+    def _fit(self, item: Item, pixels: Pixels, width: int, height: int) -> _Prepared:
+        inputs = {spec: preprocess.fit(pixels, spec) for spec in self._specs}
+        return _Prepared(item, width, height, inputs)
+
+    def _collect(self) -> None:
+        """Gather prepared images into batches. A batch is not waited for when the source is slow."""
+        batch, size = _Batch(), 0
+        while True:
+            arrived = self._waiting.get()
+            if arrived is _END or isinstance(arrived, BaseException):
+                self._submit(batch)
+                self._running.put(arrived)
+                return
+            try:
+                entry = (None, arrived) if isinstance(arrived, Failure) else arrived.result()
+            except BaseException as error:  # noqa: BLE001 - it is raised again where the caller sees it
+                self._running.put(error)
+                return
+            batch.entries.append(entry)
+            size += isinstance(entry, _Prepared)
+            if size == self._batch_size or self._waiting.empty():
+                self._submit(batch)
+                batch, size = _Batch(), 0
+
+    def _submit(self, batch: _Batch) -> None:
+        ready = [entry for entry in batch.entries if isinstance(entry, _Prepared)]
+        if ready and not self._stopped.is_set():
+            batch.parts = self._network_pool.submit(self._run_networks, ready)
+        self._running.put(batch)
+
+    def _run_networks(self, ready: list[_Prepared]) -> list[dict[str, Any]]:
+        """The parts of every image's annotation; in a network thread."""
+        found: list[dict[str, Any]] = [{} for _ in ready]
+        batches: dict[PreprocessSpec, npt.NDArray[np.generic]] = {}
+        for task in self._tasks:
+            spec = task.preprocess
+            if spec not in batches:
+                batches[spec] = preprocess.to_batch([image.inputs[spec] for image in ready], spec)
+            for parts, value in zip(found, task.annotate(batches[spec]), strict=True):
+                parts[task.part] = value
+        return found
+
+    def _finish(self, batch: _Batch) -> Iterator[tuple[Item | None, Record]]:
+        parts = iter(batch.parts.result() if batch.parts is not None else ())
+        sources = {task.part: task.source for task in self._tasks}
+        for entry in batch.entries:
+            if isinstance(entry, tuple):
+                yield entry
+                continue
+            yield (
+                entry.item,
+                Annotation(
+                    entry.item.image, entry.width, entry.height, **next(parts), sources=sources
+                ),
+            )

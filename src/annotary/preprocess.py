@@ -1,0 +1,193 @@
+"""The one implementation of resize, pad, crop and normalise, for training and for inference.
+
+Resizing is Pillow's, bit for bit: published weights were trained and measured with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from annotary.cards import PreprocessSpec
+
+Pixels: TypeAlias = npt.NDArray[np.uint8]
+"""uint8[H, W, 3], RGB, upright."""
+
+_FILTERS = {
+    "nearest": Image.Resampling.NEAREST,
+    "box": Image.Resampling.BOX,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+_MAX_CANVAS_PIXELS = 2**28
+"""A padded canvas up to this size (a square of 16,384) gives the exact result of the published rule. For more
+elongated images the picture is resized before it is padded, which moves its edge by less than half an output pixel."""
+
+_STRIP_PIXELS = 2**20
+"""How many pixels of the padded canvas exist at a time."""
+
+
+def fit(pixels: Pixels, spec: PreprocessSpec) -> Pixels:
+    """Bring a picture to the size of the network's input.
+
+    Args:
+        pixels: uint8[H, W, 3], RGB.
+        spec: How; of it `size`, `fit`, `resample`, `pad_colour` and `crop_share` matter here.
+
+    Returns:
+        uint8[h, w, 3], RGB, with `(h, w) = spec.size`. It may be `pixels` itself, or read-only.
+    """
+    height, width = pixels.shape[:2]
+    if (height, width) == spec.size and (spec.fit != "crop" or spec.crop_share == 1.0):
+        return pixels
+    image = Image.fromarray(pixels)
+    if spec.fit == "squash":
+        return np.asarray(_resize(image, spec.size, spec))
+    if spec.fit == "pad":
+        return np.asarray(_pad(image, spec))
+    return np.asarray(_crop(image, spec))
+
+
+def to_batch(images: Sequence[Pixels], spec: PreprocessSpec) -> npt.NDArray[Any]:
+    """Stack fitted pictures into the network's input.
+
+    Args:
+        images: Pictures of `fit`, each uint8[h, w, 3], RGB, with `(h, w) = spec.size`.
+        spec: How; of it `channel_order`, `layout`, `dtype`, `mean` and `std` matter here.
+
+    Returns:
+        [N, 3, h, w] or [N, h, w, 3], contiguous. uint8 holds 0..255 as they are; float32 holds
+        `(value - mean) / std`, rounded once, from the exact quotient.
+
+    Raises:
+        ValueError: A picture has another shape or number type.
+    """
+    height, width = spec.size
+    for image in images:
+        if image.shape != (height, width, 3) or image.dtype != np.uint8:
+            found = f"{image.dtype} {list(image.shape)}"
+            raise ValueError(f"expected uint8 [{height}, {width}, 3], but got {found}")
+    channels_first = spec.layout == "nchw"
+    shape = (3, height, width) if channels_first else (height, width, 3)
+    dtype = np.float32 if spec.dtype == "float32" else np.uint8
+    batch: npt.NDArray[Any] = np.empty((len(images), *shape), dtype)
+    tables = _tables(spec.mean, spec.std)
+    order = (2, 1, 0) if spec.channel_order == "bgr" else (0, 1, 2)
+    for image, target in zip(images, batch, strict=True):
+        for channel, source in enumerate(order):
+            plane = target[channel] if channels_first else target[:, :, channel]
+            values = image[:, :, source]
+            plane[...] = values if spec.dtype == "uint8" else tables[channel][values]
+    return batch
+
+
+def needed_size(spec: PreprocessSpec, width: int, height: int) -> tuple[int, int]:
+    """How large a picture must be so that `fit` does not have to enlarge it more than it would the full image.
+
+    Args:
+        spec: Of the network.
+        width: Of the full upright image in pixels.
+        height: Of the full upright image in pixels.
+
+    Returns:
+        Height and width in pixels: what remains of the whole image after the resizing in `fit`.
+    """
+    rows, columns = spec.size
+    if spec.fit == "squash":
+        return rows, columns
+    if spec.fit == "pad":
+        scale = min(rows / height, columns / width)
+        return max(1, round(height * scale)), max(1, round(width * scale))
+    return _size_before_crop(spec, width, height)
+
+
+def needed_by_all(*specs: PreprocessSpec) -> Callable[[int, int], tuple[int, int]]:
+    """The `at_least` for `images.decode` when one decoded picture serves several networks.
+
+    Args:
+        *specs: One or more.
+
+    Returns:
+        A function of the full upright width and height, as `needed_size`.
+    """
+
+    def largest(width: int, height: int) -> tuple[int, int]:
+        sizes = [needed_size(spec, width, height) for spec in specs]
+        return max(rows for rows, _ in sizes), max(columns for _, columns in sizes)
+
+    return largest
+
+
+def _resize(image: Image.Image, size: tuple[int, int], spec: PreprocessSpec) -> Image.Image:
+    """Resize to (height, width)."""
+    return image.resize((size[1], size[0]), _FILTERS[spec.resample])
+
+
+def _pad(image: Image.Image, spec: PreprocessSpec) -> Image.Image:
+    """Centre the image on the smallest canvas of the input's shape, then resize the canvas.
+
+    For a square input this is JoyTag's rule (README sample): side max(w, h), paste at ((side - w) // 2,
+    (side - h) // 2), so that an odd pixel of padding goes right and down, then resize unless it fits.
+    """
+    rows, columns = spec.size
+    width, height = image.size
+    if width * rows >= height * columns:
+        canvas = (width, max(height, round(width * rows / columns)))
+    else:
+        canvas = (max(width, round(height * columns / rows)), height)
+    if canvas[0] * canvas[1] > _MAX_CANVAS_PIXELS:
+        image = _resize(image, needed_size(spec, width, height), spec)
+        width, height = image.size
+        canvas = (columns, rows)
+    left, top = (canvas[0] - width) // 2, (canvas[1] - height) // 2
+    # Pillow resizes along x, rounds to 8 bits, then along y. Doing both by hand gives the same bits, and needs
+    # neither the whole canvas nor any work on its empty rows.
+    narrow = Image.new("RGB", (columns, canvas[1]), spec.pad_colour)
+    step = max(1, _STRIP_PIXELS // canvas[0])
+    for start in range(0, height, step):
+        end = min(height, start + step)
+        strip = Image.new("RGB", (canvas[0], end - start), spec.pad_colour)
+        strip.paste(image.crop((0, start, width, end)), (left, 0))
+        narrow.paste(_resize(strip, (end - start, columns), spec), (0, top + start))
+    return _resize(narrow, spec.size, spec)
+
+
+def _size_before_crop(spec: PreprocessSpec, width: int, height: int) -> tuple[int, int]:
+    """Height and width of the whole image after resizing for `crop`.
+
+    As in torchvision: the shorter side becomes round(size / crop_share), the longer is rounded down. For an input
+    that is not square, the side that needs the larger scale counts as the shorter.
+    """
+    rows, columns = (round(side / spec.crop_share) for side in spec.size)
+    if rows * width >= columns * height:
+        return rows, max(columns, int(rows * width / height))
+    return max(rows, int(columns * height / width)), columns
+
+
+def _crop(image: Image.Image, spec: PreprocessSpec) -> Image.Image:
+    """Resize, then take the middle, whose corner is rounded half to even as in torchvision."""
+    rows, columns = spec.size
+    width, height = image.size
+    tall, wide = _size_before_crop(spec, width, height)
+    left, top = round((wide - columns) / 2), round((tall - rows) / 2)
+    x, y = width / wide, height / tall
+    box = (left * x, top * y, min(width, (left + columns) * x), min(height, (top + rows) * y))
+    if tall * wide > 4 * rows * columns:
+        return image.resize((columns, rows), _FILTERS[spec.resample], box=box)
+    return _resize(image, (tall, wide), spec).crop((left, top, left + columns, top + rows))
+
+
+@lru_cache(maxsize=32)
+def _tables(
+    mean: tuple[float, float, float], std: tuple[float, float, float]
+) -> tuple[npt.NDArray[np.float32], ...]:
+    """For each channel the 256 normalised values, float32."""
+    values = np.arange(256, dtype=np.float64)
+    return tuple(((values - m) / s).astype(np.float32) for m, s in zip(mean, std, strict=True))

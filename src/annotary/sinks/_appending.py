@@ -1,0 +1,143 @@
+"""A file that records are appended to one by one, and that a killed process leaves repairable.
+
+Every record goes to the operating system whole, in one write, before the next one is begun. So whenever a process
+dies, the file holds whole records and at most one broken tail, which the next run cuts off.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+from annotary.errors import OutputError
+from annotary.sinks._names import NameSet
+
+
+class RecordFormat(Protocol):
+    """How records stand in a file, one after the other."""
+
+    opening: bytes
+    """What the file begins with."""
+    between: bytes
+    """What stands between two records."""
+    closing: bytes
+    """What ends a file that is complete."""
+
+    def recover(self, file: BinaryIO) -> Iterator[tuple[str, int]]:
+        """The name of every whole record after the opening, and the offset in bytes of the record's end.
+
+        Stops before a tail that was cut off.
+
+        Raises:
+            ValueError: Something else than a cut-off tail is wrong; the file is not ours.
+        """
+
+
+class AppendingFile:
+    """Appends encoded records to a file and knows which ones it holds.
+
+    Args:
+        path: The file; made with its folders when the first record comes.
+        style: How records stand in it.
+
+    Raises:
+        OutputError: The file cannot be read, or does not hold what the format writes.
+    """
+
+    def __init__(self, path: Path, style: RecordFormat) -> None:
+        self.path = path
+        self._style = style
+        self._names = NameSet()
+        self._descriptor: int | None = None
+        self._end = 0
+        self._recover()
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._names
+
+    def append(self, name: str, record: bytes) -> None:
+        """Append one record.
+
+        Raises:
+            OutputError: It cannot be written; the file ends with the record before.
+        """
+        start = self._style.between if self._end > len(self._style.opening) else b""
+        self._write(start + record)
+        self._names.add(name)
+
+    def close(self) -> None:
+        """Write the end of the file, have the disk take it, and close. A file with no record is written too."""
+        if self._style.closing or self._descriptor is not None or not self.path.exists():
+            self._write(self._style.closing)
+        if self._descriptor is not None:
+            os.fsync(self._descriptor)
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def release(self) -> None:
+        """Close without making a file where there is none and without ending it."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def _recover(self) -> None:
+        try:
+            with self.path.open("rb") as file:
+                opening = file.read(len(self._style.opening))
+                if not self._style.opening.startswith(opening):
+                    raise OutputError(f"{self.path} holds something else; choose another --output")
+                if opening != self._style.opening:
+                    return
+                self._end = len(opening)
+                for name, end in self._style.recover(file):
+                    self._names.add(name)
+                    self._end = end
+        except FileNotFoundError:
+            return
+        except ValueError as error:
+            raise OutputError(f"{self.path} cannot be continued: {error}") from error
+        except OSError as error:
+            raise OutputError(f"cannot read {self.path}: {error.strerror}") from error
+
+    def _write(self, data: bytes) -> None:
+        try:
+            if self._descriptor is None:
+                self._open()
+            assert self._descriptor is not None
+            _write_all(self._descriptor, data)
+            self._end += len(data)
+        except OSError as error:
+            self._cut_tail()
+            raise OutputError(
+                f"cannot write {self.path}: {error.strerror}; the same command continues once this is mended"
+            ) from error
+
+    def _open(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        os.ftruncate(self._descriptor, self._end)
+        os.lseek(self._descriptor, self._end, os.SEEK_SET)
+        if self._end == 0:
+            _write_all(self._descriptor, self._style.opening)
+            self._end = len(self._style.opening)
+
+    def _cut_tail(self) -> None:
+        """Leave whole records only; where even that fails, the next run does it."""
+        if self._descriptor is None:
+            return
+        try:
+            os.ftruncate(self._descriptor, self._end)
+            os.lseek(self._descriptor, self._end, os.SEEK_SET)
+        except OSError:
+            return
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]

@@ -1,0 +1,67 @@
+"""JSON: one array that holds all records, one a line, in the order of the input.
+
+While a run goes on the array lacks its closing bracket; a run that is stopped by Ctrl-C closes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from annotary.records import Annotation, Item, to_line
+from annotary.sinks._appending import AppendingFile
+from annotary.sinks._contract import SinkOptions
+from annotary.sinks.jsonl import name_of
+
+SUFFIXES = (".json",)
+
+
+class JsonArray:
+    """Records as the elements of an array, each on a line of its own."""
+
+    opening = b"[\n"
+    between = b",\n"
+    closing = b"\n]\n"
+
+    def recover(self, file: BinaryIO) -> Iterator[tuple[str, int]]:
+        """Name and end of every whole element. A part of an element is no JSON, so what parses is whole."""
+        end = file.tell()
+        lines = iter(file)
+        for number, line in enumerate(lines, start=2):
+            record = line.rstrip(b",\n")
+            if record in (b"", b"]"):
+                return
+            try:
+                name = name_of(record, f"line {number}")
+            except ValueError:
+                if next(lines, b""):
+                    raise
+                return
+            yield name, end + len(record)
+            end += len(line)
+
+
+class JsonSink:
+    """Appends annotations to a JSON array."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = AppendingFile(path, JsonArray())
+
+    def holds(self, item: Item) -> bool:
+        """Whether the array has this image."""
+        return item.image in self._file
+
+    def write(self, item: Item, annotation: Annotation) -> None:
+        """Append one element."""
+        self._file.append(item.image, to_line(annotation).encode())
+
+    def close(self) -> None:
+        """Close the array."""
+        self._file.close()
+
+
+def open(output: Path | None, options: SinkOptions) -> JsonSink:  # noqa: A001, ARG001
+    """A sink that continues the file."""
+    assert output is not None
+    return JsonSink(output)

@@ -1,0 +1,94 @@
+"""JSON Lines: one record a line, in the order of the input."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from annotary.records import Annotation, Failure, Item, to_line
+from annotary.sinks._appending import AppendingFile
+from annotary.sinks._contract import SinkOptions
+
+SUFFIXES = (".jsonl", ".ndjson")
+
+
+class JsonLines:
+    """Records as lines of JSON, each ended by a line feed."""
+
+    opening = b""
+    between = b""
+    closing = b""
+
+    def recover(self, file: BinaryIO) -> Iterator[tuple[str, int]]:
+        """Name and end of every whole line."""
+        end = file.tell()
+        for number, line in enumerate(file, start=1):
+            if not line.endswith(b"\n"):
+                return
+            end += len(line)
+            yield name_of(line, f"line {number}"), end
+
+
+class JsonLinesSink:
+    """Appends annotations to a file of JSON Lines."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = AppendingFile(path, JsonLines())
+
+    def holds(self, item: Item) -> bool:
+        """Whether a line has this image."""
+        return item.image in self._file
+
+    def write(self, item: Item, annotation: Annotation) -> None:
+        """Append one line."""
+        self._file.append(item.image, to_line(annotation).encode() + b"\n")
+
+    def close(self) -> None:
+        """Have the disk take it all."""
+        self._file.close()
+
+
+class FailureFile:
+    """The images of a run that could not be annotated, as JSON Lines. There is no file until one fails."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = AppendingFile(path, JsonLines())
+
+    def __len__(self) -> int:
+        return len(self._file)
+
+    def __contains__(self, image: str) -> bool:
+        return image in self._file
+
+    def write(self, failure: Failure) -> None:
+        """Append one line, unless the image has one."""
+        if failure.image not in self._file:
+            self._file.append(failure.image, to_line(failure).encode() + b"\n")
+
+    def close(self) -> None:
+        """Close the file, if there is one."""
+        self._file.release()
+
+
+def open(output: Path | None, options: SinkOptions) -> JsonLinesSink:  # noqa: A001, ARG001
+    """A sink that continues the file."""
+    assert output is not None
+    return JsonLinesSink(output)
+
+
+def name_of(record: bytes, where: str) -> str:
+    """The image of a record in JSON.
+
+    Raises:
+        ValueError: It is no record; the message says where it stands.
+    """
+    try:
+        name = json.loads(record)["image"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{where} is no record of an image") from error
+    if not isinstance(name, str):
+        raise ValueError(f"{where} is no record of an image")
+    return name
