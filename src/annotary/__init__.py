@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from annotary.errors import AnnotaryError
     from annotary.records import Annotation, Failure, Tag
 
-__all__ = ["Annotation", "AnnotaryError", "Annotator", "Failure", "Tag", "load", "tag"]
+__all__ = ["AnnotaryError", "Annotation", "Annotator", "Failure", "load", "Tag", "tag"]
 
 _HOMES = {
     "Annotation": "annotary.records",

@@ -184,6 +184,8 @@ def read_vocabulary(directory: Path) -> Vocabulary:
     try:
         with path.open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
+        if not rows:
+            raise ValueError("it has no rows")
         presets = [preset for preset in PRESETS if rows and preset in rows[0]]
         return Vocabulary(
             names=tuple(row["name"] for row in rows),

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any, TypeAlias
+from math import ceil
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -27,32 +28,37 @@ _FILTERS = {
 }
 
 _MAX_CANVAS_PIXELS = 2**28
-"""A padded canvas up to this size (a square of 16,384) gives the exact result of the published rule. For more
-elongated images the picture is resized before it is padded, which moves its edge by less than half an output pixel."""
+"""A padded canvas up to this size (a square of 16,384) gives the exact result of the published
+rule. Beyond, for very elongated images, the picture is resized before it is padded, which moves its
+edges by at most half a pixel of the input."""
+
+_MAX_RESIZED_PIXELS = 2**24
+"""Up to this size `crop` resizes the whole image; beyond, only the middle, as if from the whole."""
 
 _STRIP_PIXELS = 2**20
 """How many pixels of the padded canvas exist at a time."""
 
 
-def fit(pixels: Pixels, spec: PreprocessSpec) -> Pixels:
+def fit(pixels: Pixels, spec: PreprocessSpec, full_size: tuple[int, int] | None = None) -> Pixels:
     """Bring a picture to the size of the network's input.
 
     Args:
         pixels: uint8[H, W, 3], RGB.
         spec: How; of it `size`, `fit`, `resample`, `pad_colour` and `crop_share` matter here.
+        full_size: Width and height of the image that `pixels` is a reduced decode of. Then edges
+            and padding lie where they would for the full image, to a fraction of a pixel.
 
     Returns:
         uint8[h, w, 3], RGB, with `(h, w) = spec.size`. It may be `pixels` itself, or read-only.
     """
     height, width = pixels.shape[:2]
-    if (height, width) == spec.size and (spec.fit != "crop" or spec.crop_share == 1.0):
+    whole = spec.fit != "crop" or spec.crop_share == 1.0
+    if (height, width) == spec.size and whole and full_size in (None, (width, height)):
         return pixels
-    image = Image.fromarray(pixels)
+    picture = _picture(Image.fromarray(pixels), full_size or (width, height))
     if spec.fit == "squash":
-        return np.asarray(_resize(image, spec.size, spec))
-    if spec.fit == "pad":
-        return np.asarray(_pad(image, spec))
-    return np.asarray(_crop(image, spec))
+        return np.asarray(_resize(picture.image, spec.size, spec, (0, 0, *picture.extent)))
+    return np.asarray(_pad(picture, spec) if spec.fit == "pad" else _crop(picture, spec))
 
 
 def to_batch(images: Sequence[Pixels], spec: PreprocessSpec) -> npt.NDArray[Any]:
@@ -125,38 +131,86 @@ def needed_by_all(*specs: PreprocessSpec) -> Callable[[int, int], tuple[int, int
     return largest
 
 
-def _resize(image: Image.Image, size: tuple[int, int], spec: PreprocessSpec) -> Image.Image:
-    """Resize to (height, width)."""
-    return image.resize((size[1], size[0]), _FILTERS[spec.resample])
+class _Picture(NamedTuple):
+    """A picture and the image that it shows.
+
+    Attributes:
+        image: Of the size of the full image, or reduced.
+        full: Width and height of the full image.
+        scale: How many times smaller `image` is: 1, 2, 4 or 8.
+        extent: What of `image` shows the full image, from the upper left. Where that does not
+            divide evenly, libjpeg has rounded up, and the last column or row is only partly filled.
+    """
+
+    image: Image.Image
+    full: tuple[int, int]
+    scale: int
+    extent: tuple[float, float]
 
 
-def _pad(image: Image.Image, spec: PreprocessSpec) -> Image.Image:
+def _picture(image: Image.Image, full: tuple[int, int]) -> _Picture:
+    for scale in (1, 2, 4, 8):
+        if image.size == (-(-full[0] // scale), -(-full[1] // scale)):
+            return _Picture(image, full, scale, (full[0] / scale, full[1] / scale))
+    raise ValueError(f"pixels of {image.size} cannot be a reduced decode of an image of {full}")
+
+
+def _resize(
+    image: Image.Image,
+    size: tuple[int, int],
+    spec: PreprocessSpec,
+    box: tuple[float, float, float, float] | None = None,
+) -> Image.Image:
+    """Resize all or a box (left, top, right, bottom) to (height, width)."""
+    return image.resize((size[1], size[0]), _FILTERS[spec.resample], box)
+
+
+def _pad(picture: _Picture, spec: PreprocessSpec) -> Image.Image:
     """Centre the image on the smallest canvas of the input's shape, then resize the canvas.
 
-    For a square input this is JoyTag's rule (README sample): side max(w, h), paste at ((side - w) // 2,
-    (side - h) // 2), so that an odd pixel of padding goes right and down, then resize unless it fits.
+    For a square input this is JoyTag's rule (README sample): side max(w, h), paste at ((side - w)
+    // 2, (side - h) // 2), so that an odd pixel of padding goes right and down, then resize.
     """
     rows, columns = spec.size
-    width, height = image.size
+    width, height = picture.full
     if width * rows >= height * columns:
         canvas = (width, max(height, round(width * rows / columns)))
     else:
         canvas = (max(width, round(height * columns / rows)), height)
-    if canvas[0] * canvas[1] > _MAX_CANVAS_PIXELS:
-        image = _resize(image, needed_size(spec, width, height), spec)
-        width, height = image.size
-        canvas = (columns, rows)
-    left, top = (canvas[0] - width) // 2, (canvas[1] - height) // 2
-    # Pillow resizes along x, rounds to 8 bits, then along y. Doing both by hand gives the same bits, and needs
-    # neither the whole canvas nor any work on its empty rows.
-    narrow = Image.new("RGB", (columns, canvas[1]), spec.pad_colour)
-    step = max(1, _STRIP_PIXELS // canvas[0])
-    for start in range(0, height, step):
-        end = min(height, start + step)
-        strip = Image.new("RGB", (canvas[0], end - start), spec.pad_colour)
-        strip.paste(image.crop((0, start, width, end)), (left, 0))
-        narrow.paste(_resize(strip, (end - start, columns), spec), (0, top + start))
-    return _resize(narrow, spec.size, spec)
+    if canvas[0] * canvas[1] > _MAX_CANVAS_PIXELS * picture.scale**2:
+        size = needed_size(spec, width, height)
+        image = _resize(picture.image, size, spec, (0, 0, *picture.extent))
+        picture, canvas = _picture(image, image.size), (columns, rows)
+    image, (width, height), scale, _ = picture
+    _fill_edge(picture, spec.pad_colour)
+    left, top = (canvas[0] - width) // 2 / scale, (canvas[1] - height) // 2 / scale
+    # The image lies on whole pixels, so the canvas begins at a fraction of one if it was reduced.
+    x, y = ceil(left), ceil(top)
+    box = (x - left, y - top, x - left + canvas[0] / scale, y - top + canvas[1] / scale)
+    # Pillow resizes along x, rounds to 8 bits, then along y. Doing both by hand gives the same
+    # bits, and needs neither the whole canvas nor any work on its empty rows.
+    narrow = Image.new("RGB", (columns, ceil(box[3])), spec.pad_colour)
+    step = max(1, _STRIP_PIXELS // ceil(box[2]))
+    for start in range(0, image.height, step):
+        end = min(image.height, start + step)
+        strip = Image.new("RGB", (ceil(box[2]), end - start), spec.pad_colour)
+        strip.paste(image.crop((0, start, image.width, end)), (x, 0))
+        strip = _resize(strip, (end - start, columns), spec, (box[0], 0, box[2], end - start))
+        narrow.paste(strip, (0, y + start))
+    return _resize(narrow, spec.size, spec, (0, box[1], columns, box[3]))
+
+
+def _fill_edge(picture: _Picture, colour: tuple[int, int, int]) -> None:
+    """Where the last column or row of a reduced image is only partly filled, pad the rest."""
+    image, (width, height) = picture.image, picture.extent
+    boxes = (
+        (width % 1, (image.width - 1, 0, image.width, image.height)),
+        (height % 1, (0, image.height - 1, image.width, image.height)),
+    )
+    for share, box in boxes:
+        if share:
+            edge = image.crop(box)
+            image.paste(Image.blend(Image.new("RGB", edge.size, colour), edge, share), box)
 
 
 def _size_before_crop(spec: PreprocessSpec, width: int, height: int) -> tuple[int, int]:
@@ -171,17 +225,18 @@ def _size_before_crop(spec: PreprocessSpec, width: int, height: int) -> tuple[in
     return max(rows, int(columns * height / width)), columns
 
 
-def _crop(image: Image.Image, spec: PreprocessSpec) -> Image.Image:
+def _crop(picture: _Picture, spec: PreprocessSpec) -> Image.Image:
     """Resize, then take the middle, whose corner is rounded half to even as in torchvision."""
     rows, columns = spec.size
-    width, height = image.size
-    tall, wide = _size_before_crop(spec, width, height)
+    tall, wide = _size_before_crop(spec, *picture.full)
     left, top = round((wide - columns) / 2), round((tall - rows) / 2)
-    x, y = width / wide, height / tall
-    box = (left * x, top * y, min(width, (left + columns) * x), min(height, (top + rows) * y))
-    if tall * wide > 4 * rows * columns:
-        return image.resize((columns, rows), _FILTERS[spec.resample], box=box)
-    return _resize(image, (tall, wide), spec).crop((left, top, left + columns, top + rows))
+    box = (left, top, left + columns, top + rows)
+    if tall * wide <= _MAX_RESIZED_PIXELS:
+        whole = _resize(picture.image, (tall, wide), spec, (0, 0, *picture.extent))
+        return whole.crop(box)
+    x, y = picture.extent[0] / wide, picture.extent[1] / tall
+    right, bottom = min(picture.extent[0], box[2] * x), min(picture.extent[1], box[3] * y)
+    return _resize(picture.image, spec.size, spec, (left * x, top * y, right, bottom))
 
 
 @lru_cache(maxsize=32)

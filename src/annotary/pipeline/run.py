@@ -14,8 +14,7 @@ from annotary.images import DecodeOptions
 from annotary.pipeline.local import PipelineOptions, annotate
 from annotary.pipeline.state import FAILURES_FILE, RunState
 from annotary.records import Annotation, Failure, Item, Record
-from annotary.sinks import Sink, SinkOptions, open_sink, writes_one_file
-from annotary.sinks._names import NameSet
+from annotary.sinks import NameSet, Sink, SinkOptions, open_sink, writes_one_file
 from annotary.sinks.jsonl import FailureFile
 from annotary.sources import Reader
 from annotary.tasks import Task

@@ -10,6 +10,7 @@ deleted when the output is finished.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Mapping
@@ -132,10 +133,13 @@ class RunState:
 
     def _write(self, state: Mapping[str, Any]) -> None:
         assert self._descriptor is not None
+        data = (json.dumps(state, indent=1) + "\n").encode()
         try:
             os.ftruncate(self._descriptor, 0)
-            os.pwrite(self._descriptor, (json.dumps(state, indent=1) + "\n").encode(), 0)
+            if os.pwrite(self._descriptor, data, 0) < len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
+            os.ftruncate(self._descriptor, 0)
             raise OutputError(f"cannot write {self.path}: {error.strerror}") from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,7 @@ class OnnxSession:
     """
 
     def __init__(self, path: Path, options: RuntimeOptions) -> None:
-        import onnxruntime as ort
-
+        ort = _library()
         self.choice = choose(options)
         settings = ort.SessionOptions()
         settings.intra_op_num_threads = self.choice.threads
@@ -66,8 +66,7 @@ class OnnxSession:
 
 def choose(options: RuntimeOptions) -> Choice:
     """What ONNX files run on here, and why."""
-    import onnxruntime as ort
-
+    ort = _library()
     cores = options.threads or available_cores()
     version = f"ONNX Runtime {ort.__version__}"
     if "CUDAExecutionProvider" in ort.get_available_providers():
@@ -76,6 +75,19 @@ def choose(options: RuntimeOptions) -> Choice:
     said = "as asked" if options.threads else "all that this process may use"
     reason = f"this build of ONNX Runtime offers no GPU; {cores} cores, {said}, one stream each"
     return Choice(version, "cpu", "fp32", streams=cores, threads=1, reason=reason)
+
+
+def _library() -> Any:
+    """ONNX Runtime, without the telemetry that its builds switch on.
+
+    Recent ones write a device id to the home folder and upload events as soon as they are imported, unless a variable
+    is set before. Its name has changed (microsoft/onnxruntime#27379, #29843), so both are set.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("ORT_TELEMETRY_DISABLED", "1")
+    import onnxruntime
+
+    return onnxruntime
 
 
 def _errors() -> tuple[type[Exception], ...]:

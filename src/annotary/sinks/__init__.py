@@ -22,5 +22,6 @@ from annotary.sinks._contract import (
     open_sink,
     writes_one_file,
 )
+from annotary.sinks._names import NameSet
 
-__all__ = ["Sink", "SinkOptions", "format_of", "formats", "open_sink", "writes_one_file"]
+__all__ = ["NameSet", "Sink", "SinkOptions", "format_of", "formats", "open_sink", "writes_one_file"]

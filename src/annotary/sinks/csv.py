@@ -61,8 +61,8 @@ class CsvSink:
         scores = self._separator.join(f"{tag.score:g}" for tag in annotation.tags)
         text = io.StringIO()
         row = (name, annotation.width, annotation.height, tags, scores)
-        csv.writer(text, lineterminator="\n").writerow(row)
-        self._file.append(name, text.getvalue().encode())
+        csv.writer(text, lineterminator="\r\n").writerow(row)  # so that it quotes both characters
+        self._file.append(name, text.getvalue().removesuffix("\r\n").encode() + b"\n")
 
     def close(self) -> None:
         """Have the disk take it all."""

@@ -6,18 +6,15 @@ import random
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable
 from contextlib import closing
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from typing import Any
 
-import httpcore2
 import httpx2
 
-from annotary.errors import UnreachableImage
+from annotary.errors import UnreachableImage, UsageError
 from annotary.sources._options import SourceOptions
 
 MOST_REDIRECTS = 5
@@ -63,15 +60,7 @@ class Downloader:
         self._total = options.timeout * patience
         self._deadline = _Deadline()
         self._closing = threading.Event()
-        self._client = httpx2.Client(
-            headers=_HEADERS,
-            timeout=httpx2.Timeout(options.timeout, pool=None),
-            # The caller's threads are the limit.
-            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=64),
-            # No server is told what another, or the same one, said before.
-            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
-        )
-        _bind(self._client, self._deadline)
+        self._client = _client(options.timeout)
 
     def close(self) -> None:
         """Close the connections and wake threads that wait for a retry."""
@@ -88,6 +77,8 @@ class Downloader:
             request = self._client.build_request("GET", address)
         except (httpx2.InvalidURL, ValueError) as error:
             raise UnreachableImage(f"not a web address: {_clean(error)}") from error
+        if not request.url.host:
+            raise UnreachableImage("not a web address: it names no host")
         self._deadline.at = time.monotonic() + self._total
         for number in range(self._options.retries + 1):
             try:
@@ -120,6 +111,12 @@ class Downloader:
             raise _TryAgain(_clean(error)) from error
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
             raise UnreachableImage(_clean(error)) from error
+        except UnicodeError as error:  # from the look-up of a host name
+            raise UnreachableImage("not a web address: no host can have this name") from error
+        except RuntimeError as error:
+            if self._closing.is_set():
+                raise UnreachableImage("the download was stopped") from error
+            raise
 
     def _content(self, response: httpx2.Response) -> bytes:
         _check_status(response)
@@ -135,6 +132,8 @@ class Downloader:
                     received += len(piece)
                     if received > limit:
                         break
+                    if self._deadline.left() <= 0:
+                        raise _TryAgain(self._too_long())
             except httpx2.RemoteProtocolError as error:
                 of_all = f" of {size:,}" if size is not None else ""
                 message = f"the answer broke off after {received:,}{of_all} bytes"
@@ -147,6 +146,20 @@ class Downloader:
         if self._deadline.left() <= 0:
             return f"took longer than {self._total:g} s in all"
         return f"took longer than {self._options.timeout:g} s (--timeout)"
+
+
+def _client(timeout: float) -> httpx2.Client:
+    try:
+        return httpx2.Client(
+            headers=_HEADERS,
+            timeout=httpx2.Timeout(timeout, pool=None),
+            # The caller's threads are the limit.
+            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=64),
+            # No server is told what another, or the same one, said before.
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+        )
+    except (ImportError, ValueError) as error:  # the variables HTTP_PROXY, ALL_PROXY, ...
+        raise UsageError(f"the proxy that is set here cannot be used: {_clean(error)}") from error
 
 
 def _check_status(response: httpx2.Response) -> None:
@@ -192,73 +205,3 @@ class _Deadline(threading.local):
 
     def left(self) -> float:
         return self.at - time.monotonic()
-
-    def within(self, timeout: float | None) -> float:
-        """The shorter of a time-out and what is left."""
-        left = self.left()
-        if left <= 0:
-            raise httpcore2.ReadTimeout
-        return left if timeout is None else min(timeout, left)
-
-
-def _bind(client: httpx2.Client, deadline: _Deadline) -> None:
-    """Make every wait of a client's connections end with the deadline.
-
-    The client's own time-outs are for one wait each, and it reads all headers before it returns: a
-    server that sends them byte by byte would hold it for days. httpx2 has no parameter for the
-    network backend of its pools, httpcore has; hence the private names.
-    """
-    for transport in (client._transport, *client._mounts.values()):
-        pool = getattr(transport, "_pool", None)
-        if pool is not None:
-            pool._network_backend = _Backend(deadline)
-
-
-class _Backend(httpcore2.SyncBackend):
-    """Connections that end with a deadline."""
-
-    def __init__(self, deadline: _Deadline) -> None:
-        self._deadline = deadline
-
-    def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[Any] | None = None,
-    ) -> httpcore2.NetworkStream:
-        within = self._deadline.within
-        stream = super().connect_tcp(host, port, within(timeout), local_address, socket_options)
-        return _Stream(stream, within)
-
-
-class _Stream(httpcore2.NetworkStream):
-    """A connection whose waits are bounded."""
-
-    def __init__(
-        self, stream: httpcore2.NetworkStream, within: Callable[[float | None], float]
-    ) -> None:
-        self._stream = stream
-        self._within = within
-
-    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return self._stream.read(max_bytes, self._within(timeout))
-
-    def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        self._stream.write(buffer, self._within(timeout))
-
-    def close(self) -> None:
-        self._stream.close()
-
-    def start_tls(
-        self,
-        ssl_context: Any,
-        server_hostname: str | None = None,
-        timeout: float | None = None,
-    ) -> httpcore2.NetworkStream:
-        within = self._within(timeout)
-        return _Stream(self._stream.start_tls(ssl_context, server_hostname, within), self._within)
-
-    def get_extra_info(self, info: str) -> Any:
-        return self._stream.get_extra_info(info)

@@ -1,9 +1,8 @@
 """A folder of images, and the folders in it.
 
 Order: first the files of a folder, then its folders one after the other, each sorted by name. So
-    that a folder of a
-million files starts at once and takes little memory, entries are sorted in chunks of 10,000 as the
-system lists them; a folder of up to 10,000 entries is sorted as a whole.
+that a folder of a million files starts at once and takes little memory, entries are sorted in
+chunks of 10,000 as the system lists them; a folder of up to 10,000 entries is sorted as a whole.
 
 Taken are files with a suffix of `IMAGE_SUFFIXES`, or, when there are include patterns, exactly the
 files that match one of them; an exclude pattern leaves out files, and folders with all that is in

@@ -66,13 +66,15 @@ def items(argument: str, options: SourceOptions) -> Iterator[Item | Failure]:  #
     if _is_image(head):
         yield _image(chain((head,), pieces), options.max_bytes)
         return
-    while b"\n" not in head and b"\0" not in head and len(head) <= LONGEST_ROW:
+    # A first row that is not blank tells what the others are.
+    while b"\n" not in head.lstrip() and b"\0" not in head and len(head) <= LONGEST_ROW:
         piece = next(pieces, b"")
         if not piece:
             break
         head += piece
     rows = chain((head,), pieces)
-    if b"\0" in head:
+    is_utf_16 = head.startswith((b"\xff\xfe", b"\xfe\xff"))  # full of NUL, and refused as a list
+    if b"\0" in head and not is_utf_16:
         yield from images(split(rows, b"\0"), Form.NAME, _NAME, "")
     else:
         is_json = head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{")

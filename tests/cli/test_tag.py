@@ -1,0 +1,221 @@
+"""`annotary tag` as a user meets it: a process, its output, its exit code, one line for what is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from annotary.records import from_line
+from tests.conftest import child_environment, make_colours
+
+
+def annotary(*arguments: str | Path, **options) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "annotary", *map(str, arguments)]
+    return subprocess.run(
+        command,
+        env=child_environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        **options,
+    )
+
+
+def complaint(result: subprocess.CompletedProcess[str]) -> str:
+    """The one line that a wrong call gets, without traceback and with exit code 2."""
+    assert result.returncode == 2, result
+    assert result.stdout == ""
+    assert result.stderr.count("\n") == 1, result.stderr
+    assert result.stderr.startswith("annotary: ")
+    return result.stderr
+
+
+def test_tags_are_printed(colours, photos):
+    folder = photos(3)
+    result = annotary("tag", folder, "--model", f"dir:{colours}", "--threshold", "0", "--top", "1")
+    assert result.returncode == 0
+    lines = result.stdout.splitlines()
+    assert [line.split(": ")[0] for line in lines] == [
+        str(path) for path in sorted(folder.iterdir())
+    ]
+    assert all(line.split(": ")[1].split()[0] in ("red", "green", "blue") for line in lines)
+    assert result.stderr.startswith("3 tagged in ")
+
+
+def test_json_prints_records_and_nothing_else(colours, photos):
+    folder = photos(3)
+    (folder / "00001.png").write_bytes(b"")
+    result = annotary("tag", folder, "--model", f"dir:{colours}", "--json", "--quiet")
+    assert result.returncode == 1
+    assert result.stderr == ""
+    records = [from_line(line) for line in result.stdout.splitlines()]
+    assert [record.ok for record in records] == [True, False, True]
+    assert not list(Path.cwd().glob("*.jsonl"))
+
+
+def test_failures_without_a_file_are_told(colours, photos):
+    folder = photos(1)
+    (folder / "a.jpg").write_bytes(b"")
+    result = annotary("tag", folder, "--model", f"dir:{colours}")
+    assert result.returncode == 1
+    assert f"{folder / 'a.jpg'}: the file is empty\n" in result.stderr
+    assert "1 failed" in result.stderr
+
+
+def test_sidecars_beside_the_images(colours, photos):
+    folder = photos(2)
+    result = annotary("tag", folder, "--model", f"dir:{colours}", "--format", "txt")
+    assert result.returncode == 0, result.stderr
+    assert {path.name for path in folder.glob("*.txt")} == {"00000.txt", "00001.txt"}
+    again = annotary("tag", folder, "--model", f"dir:{colours}", "--format", "txt")
+    assert "0 tagged" in again.stderr
+    assert "2 done before" in again.stderr
+
+
+def test_a_sidecar_that_two_images_want(colours, photos, tmp_path):
+    folder = photos(1)
+    (folder / "00000.bmp").write_bytes((folder / "00000.png").read_bytes())
+    result = annotary(
+        "tag", folder, "--model", f"dir:{colours}", "--format", "txt", "--output", "tags"
+    )
+    assert result.returncode == 1
+    (line,) = (tmp_path / "tags" / "failures.jsonl").read_text().splitlines()
+    assert json.loads(line)["error"] == "SidecarTaken"
+
+
+def test_a_list_on_standard_input(colours, photos):
+    folder = photos(2)
+    names = "\0".join(str(path) for path in sorted(folder.iterdir()))
+    result = annotary("tag", "-", "--model", f"dir:{colours}", "--json", input=names)
+    assert [json.loads(line)["image"] for line in result.stdout.splitlines()] == names.split("\0")
+
+
+def test_an_image_named_twice_is_done_once(colours, photos):
+    path = photos(1) / "00000.png"
+    result = annotary("tag", path, path, path.parent, "--model", f"dir:{colours}", "--json")
+    assert len(result.stdout.splitlines()) == 1
+
+
+def test_names_that_are_not_utf8(colours, photos, tmp_path):
+    folder = photos(1)
+    name = os.fsencode(folder) + b"/caf\xe9 \n.png"
+    (folder / "00000.png").rename(os.fsdecode(name))
+    result = annotary("tag", folder, "--model", f"dir:{colours}", "--output", "out.jsonl")
+    assert result.returncode == 0, result.stderr
+    assert os.fsencode(from_line((tmp_path / "out.jsonl").read_bytes()).image) == name
+    printed = annotary("tag", folder, "--model", f"dir:{colours}")
+    assert printed.returncode == 0, printed.stderr
+    assert printed.stdout.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["photos"], "no such file or folder: 'photos'"),
+        ([], "Missing argument 'PATH...' (see annotary tag --help)"),
+        ([".", "--bad"], "No such option '--bad' (see annotary tag --help)"),
+        ([".", "--threshold", "high"], "'high' is not a valid float"),
+        ([".", "--threshold", "2"], "--threshold must be in 0..1, but got 2.0"),
+        ([".", "--preset", "best"], "unknown preset 'best'; known: balanced, broad, precise"),
+        ([".", "--threshold", "0.1", "--preset", "broad"], "exclude each other"),
+        ([".", "--top", "0"], "--top must be at least 1"),
+        ([".", "--format", "xyz"], "unknown sink 'xyz'; known: csv, json, jsonl, txt"),
+        ([".", "--format", "csv"], "--format csv needs --output FILE"),
+        ([".", "--output", "out"], "'out' has no suffix"),
+        ([".", "--output", "out.pdf"], "names no format"),
+        ([".", "--json", "--output", "a.jsonl"], "--json prints"),
+        ([".", "--batch-size", "0"], "batch_size must be at least 1"),
+        ([".", "--threads", "0"], "threads must be at least 1"),
+        ([".", "--timeout", "0"], "timeout must be positive"),
+        ([".", "--model", "stater"], "unknown model 'stater'"),
+        ([".", "--model", "dir:nowhere"], "no model directory 'nowhere'"),
+        ([".", "--output", "/proc/nowhere/out.jsonl"], "cannot write"),
+        ([".", "--output", "folder.jsonl"], "is a folder"),
+        (["."], "no images in ."),
+        ([".", "--output", "new.jsonl"], "no images in ."),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_wrong_calls_get_one_line(colours, tmp_path, arguments, message):
+    (tmp_path / "folder.jsonl").mkdir()
+    model = [] if "--model" in arguments else ["--model", f"dir:{colours}"]
+    assert message in complaint(annotary("tag", *arguments, *model))
+
+
+def test_an_output_of_other_settings_is_refused(colours, photos, tmp_path):
+    folder = photos(2)
+    common = ["tag", folder, "--output", "out.jsonl"]
+    assert annotary(*common, "--model", f"dir:{colours}").returncode == 0
+    before = (tmp_path / "out.jsonl").read_bytes()
+    told = complaint(annotary(*common, "--model", f"dir:{colours}", "--threshold", "0.1"))
+    assert "threshold was None, now 0.1" in told
+    other = make_colours(tmp_path / "other", version="2.0")
+    told = complaint(annotary(*common, "--model", f"dir:{other}"))
+    assert "model was 'colours@1.0', now 'colours@2.0'" in told
+    assert (tmp_path / "out.jsonl").read_bytes() == before
+    anew = annotary(*common, "--model", f"dir:{other}", "--on-existing", "overwrite")
+    assert anew.returncode == 0
+    assert b"colours@2.0" in (tmp_path / "out.jsonl").read_bytes()
+
+
+def test_a_file_of_somebody_else_is_never_touched(colours, photos, tmp_path):
+    precious = tmp_path / "out.jsonl"
+    precious.write_text("precious\n")
+    told = complaint(annotary("tag", photos(1), "--model", f"dir:{colours}", "--output", precious))
+    assert "was not written by annotary" in told
+    assert precious.read_text() == "precious\n"
+    assert {path.name for path in tmp_path.iterdir()} == {"out.jsonl", "photos"}
+
+
+def test_two_runs_in_one_folder_keep_their_failures_apart(colours, photos, tmp_path):
+    for name in ("first", "second"):
+        folder = photos(1, name)
+        (folder / f"{name}.jpg").write_bytes(b"")
+        annotary("tag", folder, "--model", f"dir:{colours}", "--output", f"{name}.jsonl")
+    assert "first.jpg" in (tmp_path / "failures.jsonl").read_text()
+    assert "second.jpg" in (tmp_path / "second.jsonl.failures.jsonl").read_text()
+
+
+def test_a_reader_that_has_enough(colours, photos):
+    command = (
+        f"{sys.executable} -m annotary tag {photos(200)} --model dir:{colours} --quiet | head -n 1"
+    )
+    result = subprocess.run(
+        command, shell=True, env=child_environment(), capture_output=True, text=True, check=False
+    )
+    assert result.stderr == ""
+    assert result.stdout.count("\n") == 1
+
+
+def test_the_bar_of_a_terminal(colours, photos):
+    ours, theirs = pty.openpty()
+    command = [
+        sys.executable,
+        "-m",
+        "annotary",
+        "tag",
+        str(photos(300)),
+        "--model",
+        f"dir:{colours}",
+    ]
+    environment = {**child_environment(), "TERM": "xterm", "COLUMNS": "100"}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=theirs)
+    os.close(theirs)
+    shown = b""
+    try:
+        while piece := os.read(ours, 65536):
+            shown += piece
+    except OSError:  # the terminal is gone with the process
+        pass
+    os.close(ours)
+    assert process.wait(60) == 0
+    assert b"tagging: " in shown
+    assert b" images, " in shown
+    assert b"300 tagged in " in shown

@@ -1,0 +1,83 @@
+"""Models by name, and taggers in ONNX."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from annotary.errors import ModelError, UnknownName, UsageError
+from annotary.models import load_model
+from annotary.runtime import RuntimeOptions, available_cores
+from annotary.runtime.onnx_runtime import choose
+from tests.conftest import make_colours
+
+
+def test_scores_features_and_the_reason(colours):
+    model = load_model(f"dir:{colours}", RuntimeOptions(threads=3))
+    batch = np.zeros((2, 16, 16, 3), np.uint8)
+    batch[1, ..., 2] = 51
+    assert model.tag_scores(batch) == pytest.approx(np.array([[0, 0, 0], [0, 0, 0.2]]))
+    assert model.features(batch) == pytest.approx(np.array([[0, 0, 0], [0, 0, 51]]))
+    assert (model.choice.device, model.choice.streams, model.choice.threads) == ("cpu", 3, 1)
+    assert "as asked" in model.choice.reason
+
+
+def test_all_cores_when_nothing_is_said():
+    assert choose(RuntimeOptions()).streams == available_cores()
+    with pytest.raises(ValueError, match="threads"):
+        RuntimeOptions(threads=0)
+
+
+def test_sigmoid_when_the_card_says_so(tmp_path):
+    directory = make_colours(tmp_path / "model")
+    card = directory / "card.toml"
+    card.write_text('activation = "sigmoid"\n' + card.read_text())
+    scores = load_model(f"dir:{directory}").tag_scores(np.zeros((1, 16, 16, 3), np.uint8))
+    assert scores == pytest.approx(np.full((1, 3), 0.5))
+    assert scores.dtype == np.float32
+
+
+def test_unknown_names_say_what_exists(colours):
+    with pytest.raises(UnknownName, match="unknown model 'stater'; known: dir:PATH"):
+        load_model("stater")
+    with pytest.raises(UsageError, match=f"say --model dir:{colours}"):
+        load_model(str(colours))
+    with pytest.raises(UsageError, match="no model directory 'nowhere'"):
+        load_model("dir:nowhere")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda d: (d / "model.onnx").write_bytes(b"nothing"), "cannot load"),
+        (lambda d: (d / "model.onnx").unlink(), "is missing"),
+        (lambda d: (d / "tags.csv").unlink(), r"cannot read the tags of .*tags\.csv"),
+        (lambda d: (d / "card.toml").unlink(), r"no card\.toml"),
+        (
+            lambda d: (d / "card.toml").write_text(
+                (d / "card.toml").read_text().replace("onnx_tagger", "tager")
+            ),
+            "unknown model 'tager'; known: ",
+        ),
+    ],
+)
+def test_a_damaged_model_says_what_is_wrong(tmp_path, damage, message):
+    directory = make_colours(tmp_path / "model")
+    damage(directory)
+    with pytest.raises((ModelError, UnknownName), match=message):
+        load_model(f"dir:{directory}")
+
+
+def test_a_table_that_does_not_fit_the_network(tmp_path):
+    directory = make_colours(tmp_path / "model")
+    with (directory / "tags.csv").open("a") as file:
+        file.write("grey,colour,0.5,0.8,0.2\n")
+    model = load_model(f"dir:{directory}")
+    with pytest.raises(ModelError, match=r"gives scores \(1, 3\) for 4 tags"):
+        model.tag_scores(np.zeros((1, 16, 16, 3), np.uint8))
+
+
+def test_a_batch_that_does_not_fit_the_network(colours):
+    model = load_model(f"dir:{colours}")
+    with pytest.raises(ModelError, match="cannot run"):
+        model.tag_scores(np.zeros((1, 8, 8, 3), np.uint8))
