@@ -127,6 +127,12 @@ class Card:
         """Name and version, as annotations cite the card: `starter@1.0`."""
         return f"{self.name}@{self.version}"
 
+    @property
+    def fingerprint(self) -> str:
+        """Twelve hexadecimal digits that change with any of the files."""
+        listed = "\n".join(f"{name} {digest}" for name, digest in sorted(self.files.items()))
+        return hashlib.sha256(listed.encode()).hexdigest()[:12]
+
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:

@@ -183,6 +183,17 @@ def test_two_runs_in_one_folder_keep_their_failures_apart(colours, photos, tmp_p
     assert "second.jpg" in (tmp_path / "second.jsonl.failures.jsonl").read_text()
 
 
+def test_a_run_without_failures_keeps_its_name_for_them(colours, photos, tmp_path):
+    first, second = photos(1, "first"), photos(1, "second")
+    for folder in (first, second):
+        annotary("tag", folder, "--model", f"dir:{colours}", "--output", f"{folder.name}.jsonl")
+    for folder in (second, first):
+        (folder / "late.jpg").write_bytes(b"")
+        annotary("tag", folder, "--model", f"dir:{colours}", "--output", f"{folder.name}.jsonl")
+    assert "second" in (tmp_path / "second.jsonl.failures.jsonl").read_text()
+    assert "first" in (tmp_path / "failures.jsonl").read_text()
+
+
 def test_a_reader_that_has_enough(colours, photos):
     command = (
         f"{sys.executable} -m annotary tag {photos(200)} --model dir:{colours} --quiet | head -n 1"

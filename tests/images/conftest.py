@@ -30,9 +30,9 @@ def encode():
 
 @pytest.fixture(scope="session")
 def photo():
-    """A 2400 x 1800 stand-in for a photograph: noise with a natural spectrum, and edges."""
+    """A 1600 x 1200 stand-in for a photograph: noise with a natural spectrum, and edges."""
     rng = np.random.default_rng(7)
-    height, width = 1800, 2400
+    height, width = 1200, 1600
     y, x = np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None, :]
     strength = np.maximum(np.hypot(y, x), 1.0 / width) ** -1.25
     planes = []
@@ -43,6 +43,6 @@ def photo():
     pixels = np.stack(planes, axis=2)
     for _ in range(60):
         top, left = rng.integers(0, height - 90), rng.integers(0, width - 90)
-        tall, wide = rng.integers(5, 500, 2)
+        tall, wide = rng.integers(5, 330, 2)
         pixels[top : top + tall, left : left + wide] += rng.normal(0, 40, 3)
     return np.clip(pixels, 0, 255).astype(np.uint8)

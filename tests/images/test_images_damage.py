@@ -139,9 +139,8 @@ def test_the_limit_is_the_callers(picture, encode):
 
 def test_above_pillows_own_limit_there_is_no_warning(encode):
     """Pillow warns from 89 million pixels on; the limit here is twice that."""
-    image = Image.new("1", (12_000, 7_600))
-    for form, options in (("PNG", {}), ("TIFF", {"compression": "group4"}), ("GIF", {})):
-        assert decode(encode(image, form, **options)).width == 12_000
+    data = encode(Image.new("1", (12_000, 7_600)), "TIFF", compression="group4")
+    assert decode(data).width == 12_000
 
 
 def test_a_limit_must_be_positive():
@@ -217,7 +216,7 @@ SAMPLES = samples()
 
 @settings(
     derandomize=True,
-    max_examples=1500,
+    max_examples=1000,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )

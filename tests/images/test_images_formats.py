@@ -6,6 +6,7 @@ import sys
 import threading
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -161,7 +162,7 @@ class TestOtherColours:
     def test_ycck(self, encode):
         """The same bytes called YCCK: luminance is kept, and chroma is undone by libjpeg."""
         flat = np.full((16, 16, 4), [40, 128, 128, 0], np.uint8)
-        data = bytearray(encode(Image.fromarray(flat, "CMYK"), "JPEG", quality=100))
+        data = bytearray(encode(Image.frombytes("CMYK", (16, 16), flat.tobytes()), "JPEG", quality=100))
         data[data.index(b"Adobe") + 11] = 2
         found = decode(bytes(data)).pixels.reshape(-1, 3).mean(axis=0)
         assert np.ptp(found) < 6.0  # neutral chroma is grey
@@ -245,7 +246,7 @@ class TestTransparency:
 
 
 class TestOrientation:
-    UPRIGHT = {
+    UPRIGHT: ClassVar = {
         1: lambda p: p,
         2: lambda p: p[:, ::-1],
         3: lambda p: p[::-1, ::-1],

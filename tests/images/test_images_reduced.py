@@ -11,7 +11,7 @@ from annotary.images import REDUCING_GAP, DecodeOptions, decode
 from annotary.preprocess import fit, needed_by_all, needed_size
 
 MEAN_DIFFERENCE = 1.0
-LARGEST_DIFFERENCE = 24
+LARGEST_DIFFERENCE = {"jpeg": 16, "odd": 40}
 
 
 @pytest.fixture(scope="module")
@@ -28,26 +28,26 @@ def exif(orientation):
 @pytest.mark.parametrize(
     ("needed", "expected"),
     [
-        ((112, 150), (225, 300)),
-        ((113, 150), (450, 600)),
-        ((112, 151), (450, 600)),
-        ((225, 300), (450, 600)),
-        ((450, 600), (900, 1200)),
-        ((451, 600), (1800, 2400)),
-        ((1, 1), (225, 300)),
-        ((5000, 5000), (1800, 2400)),
+        ((75, 100), (150, 200)),
+        ((76, 100), (300, 400)),
+        ((75, 101), (300, 400)),
+        ((150, 200), (300, 400)),
+        ((300, 400), (600, 800)),
+        ((301, 400), (1200, 1600)),
+        ((1, 1), (150, 200)),
+        ((5000, 5000), (1200, 1600)),
     ],
 )
 def test_the_least_scale_that_is_large_enough(needed, expected, jpeg):
     decoded = decode(jpeg, at_least=needed)
     assert decoded.pixels.shape[:2] == expected
-    assert (decoded.width, decoded.height) == (2400, 1800)
+    assert (decoded.width, decoded.height) == (1600, 1200)
 
 
 def test_it_can_be_turned_off(jpeg):
     decoded = decode(jpeg, at_least=(10, 10), options=DecodeOptions(reduce=False))
-    assert decoded.pixels.shape == (1800, 2400, 3)
-    assert decode(jpeg).pixels.shape == (1800, 2400, 3)
+    assert decoded.pixels.shape == (1200, 1600, 3)
+    assert decode(jpeg).pixels.shape == (1200, 1600, 3)
 
 
 @pytest.mark.parametrize("orientation", [1, 3, 5, 6, 7, 8])
@@ -77,12 +77,12 @@ def test_odd_sizes_are_rounded_up(orientation, picture, encode):
 @pytest.fixture(scope="module")
 def odd(photo, encode):
     """Sizes that divide by none of 2, 4 and 8."""
-    return encode(photo[:1793, :2395], "JPEG", quality=90)
+    return encode(photo[:1193, :1595], "JPEG", quality=90)
 
 
 @pytest.mark.parametrize("name", ["jpeg", "odd"])
 @pytest.mark.parametrize("how", ["squash", "pad", "crop"])
-@pytest.mark.parametrize("side", [112, 150, 260, 448])
+@pytest.mark.parametrize("side", [74, 100, 173, 260])
 def test_the_input_is_nearly_that_of_the_full_decode(name, how, side, request):
     data = request.getfixturevalue(name)
     spec = PreprocessSpec(size=(side, side), fit=how, crop_share=0.875)
@@ -95,7 +95,7 @@ def test_the_input_is_nearly_that_of_the_full_decode(name, how, side, request):
     found = fit(reduced.pixels, spec, (reduced.width, reduced.height))
     difference = np.abs(found.astype(int) - fit(full.pixels, spec))
     assert difference.mean() < MEAN_DIFFERENCE
-    assert difference.max() <= LARGEST_DIFFERENCE
+    assert difference.max() <= LARGEST_DIFFERENCE[name]
 
 
 def test_full_decode_is_pillows_own(jpeg):

@@ -116,7 +116,7 @@ def _settings(card: Any, options: TaggingOptions, decode_options: DecodeOptions)
     return {
         "command": "tag",
         "model": card.id,
-        "weights": dict(card.files),
+        "weights": card.fingerprint,
         "threshold": options.threshold,
         "preset": options.preset,
         "top": options.top,

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from annotary.errors import OutputError
+from annotary.sinks import OPEN_FLAGS
 
 FAILURES_FILE = "failures.jsonl"
 STATE_SUFFIX = ".run.json"
@@ -97,10 +98,14 @@ class RunState:
             )
 
     def _free_name(self) -> str:
-        """`failures.jsonl`, unless another run has it."""
-        if not (self.path.parent / FAILURES_FILE).exists():
-            return FAILURES_FILE
-        return f"{self.output.name}.{FAILURES_FILE}"
+        """`failures.jsonl`, unless it is there or another output's run has claimed it."""
+        folder = self.path.parent
+        taken = (folder / FAILURES_FILE).exists() or any(
+            json.dumps(FAILURES_FILE) in other.read_text(encoding="utf-8", errors="replace")
+            for other in folder.glob(f"*{STATE_SUFFIX}")
+            if other != self.path
+        )
+        return f"{self.output.name}.{FAILURES_FILE}" if taken else FAILURES_FILE
 
     def _forget_failures(self, found: Mapping[str, Any] | None) -> None:
         if found is not None:
@@ -111,7 +116,7 @@ class RunState:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             is_new = not self.path.exists()
-            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            descriptor = os.open(self.path, OPEN_FLAGS, 0o666)
         except OSError as error:
             raise OutputError(f"cannot write {self.path}: {error.strerror}") from error
         if not _lock(descriptor):
@@ -122,7 +127,8 @@ class RunState:
     def _read(self) -> dict[str, Any] | None:
         """The settings and the name of the failure file; None for a file that was just made."""
         assert self._descriptor is not None
-        text = os.pread(self._descriptor, 1 << 20, 0)
+        os.lseek(self._descriptor, 0, os.SEEK_SET)
+        text = os.read(self._descriptor, 1 << 20)
         if not text:
             return None
         try:
@@ -136,7 +142,8 @@ class RunState:
         data = (json.dumps(state, indent=1) + "\n").encode()
         try:
             os.ftruncate(self._descriptor, 0)
-            if os.pwrite(self._descriptor, data, 0) < len(data):
+            os.lseek(self._descriptor, 0, os.SEEK_SET)
+            if os.write(self._descriptor, data) < len(data):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             os.ftruncate(self._descriptor, 0)

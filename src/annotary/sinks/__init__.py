@@ -14,6 +14,7 @@ Files whose names begin with an underscore are the room's machinery.
 
 from __future__ import annotations
 
+from annotary.sinks._appending import OPEN_FLAGS
 from annotary.sinks._contract import (
     Sink,
     SinkOptions,
@@ -24,4 +25,13 @@ from annotary.sinks._contract import (
 )
 from annotary.sinks._names import NameSet
 
-__all__ = ["NameSet", "Sink", "SinkOptions", "format_of", "formats", "open_sink", "writes_one_file"]
+__all__ = [
+    "OPEN_FLAGS",
+    "NameSet",
+    "Sink",
+    "SinkOptions",
+    "format_of",
+    "formats",
+    "open_sink",
+    "writes_one_file",
+]

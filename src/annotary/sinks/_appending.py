@@ -14,6 +14,9 @@ from typing import BinaryIO, Protocol
 from annotary.errors import OutputError
 from annotary.sinks._names import NameSet
 
+OPEN_FLAGS = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0)
+"""Read and write, without the translation of line ends that Windows does."""
+
 
 class RecordFormat(Protocol):
     """How records stand in a file, one after the other."""
@@ -119,7 +122,7 @@ class AppendingFile:
 
     def _open(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        self._descriptor = os.open(self.path, OPEN_FLAGS, 0o666)
         os.ftruncate(self._descriptor, self._end)
         os.lseek(self._descriptor, self._end, os.SEEK_SET)
         if self._end == 0:

@@ -1,0 +1,122 @@
+"""annotary from Python: what is taken, what is given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import annotary
+from annotary.errors import NothingToDo, UnknownName, UsageError
+from annotary.sources import SourceOptions
+from tests.conftest import colour_of
+
+
+@pytest.fixture(scope="module")
+def model(colours) -> annotary.Annotator:
+    return annotary.load(f"dir:{colours}", threads=2)
+
+
+def scores(record) -> dict[str, float]:
+    assert isinstance(record, annotary.Annotation), record
+    return {tag.name: tag.score for tag in record.tags}
+
+
+def expected(index: int = 0) -> object:
+    values = np.array(colour_of(index)) / 255
+    return pytest.approx(dict(zip(("red", "green", "blue"), values, strict=True)), abs=1e-5)
+
+
+def test_every_kind_of_input_gives_the_same(model, photos):
+    path = photos(1) / "00000.png"
+    image = Image.open(path)
+    inputs = [str(path), path, path.parent, path.read_bytes(), image, np.asarray(image)]
+    for value in inputs:
+        (record,) = model.tag(value, threshold=0)
+        assert scores(record) == expected()
+        assert (record.width, record.height) == (24, 18)
+    records = list(model.tag(iter([*inputs, [inputs, (path,)]]), threshold=0))
+    assert len(records) == 2 * len(inputs) + 1
+    assert all(scores(record) == expected() for record in records)
+
+
+def test_names_are_paths_as_written_or_made_up(model, photos):
+    folder = photos(2)
+    names = [record.image for record in model.tag([str(folder / "00001.png"), b"x", b"y", folder])]
+    files = [str(folder / f"0000{i}.png") for i in (1, 0, 1)]
+    assert names == [files[0], "image-1", "image-2", *files[1:]]
+
+
+def test_a_transparent_pillow_image_is_put_on_white(model):
+    (record,) = model.tag(Image.new("RGBA", (4, 4), (255, 0, 0, 0)), threshold=0)
+    assert scores(record) == {"red": 1.0, "green": 1.0, "blue": 1.0}
+
+
+def test_it_is_lazy(model, photos):
+    path = photos(1) / "00000.png"
+    taken = 0
+
+    def endless() -> Iterator[Path]:
+        nonlocal taken
+        while True:
+            taken += 1
+            yield path
+
+    records = model.tag(endless())
+    assert taken == 0
+    assert next(records).ok
+    assert taken < 200
+    records.close()
+
+
+def test_failures_are_records(model, tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"")
+    broken, missing = model.tag([tmp_path / "a.jpg", b"no image"])
+    assert isinstance(broken, annotary.Failure)
+    assert not broken.ok
+    assert broken.error == "UnreadableImage"
+    assert broken.message == "the file is empty"
+    assert missing.image == "image-1"
+
+
+def test_options(model, photos):
+    folder = photos(1)
+    (folder / "sub").mkdir()
+    (record,) = model.tag(folder, threshold=0, top=1, source_options=SourceOptions(recursive=False))
+    assert len(record.tags) == 1
+    (record,) = model.tag(folder, threshold=0, exclude=["red", "gre*"])
+    assert [tag.name for tag in record.tags] == ["blue"]
+
+
+@pytest.mark.parametrize(
+    ("images", "options", "error", "message"),
+    [
+        ("nowhere", {}, UsageError, "no such file or folder"),
+        (".", {}, NothingToDo, "no images"),
+        (3, {}, UsageError, "cannot tag a int"),
+        ([3], {}, UsageError, "cannot tag a int"),
+        (np.zeros((2, 2)), {}, ValueError, r"uint8 \[H, W, 3\]"),
+        (b"", {"preset": "best"}, UnknownName, "unknown preset"),
+        (b"", {"threshold": 7}, UsageError, r"0\.\.1"),
+    ],
+)
+def test_what_is_refused(model, images, options, error, message):
+    with pytest.raises(error, match=message):
+        list(model.tag(images, **options))
+
+
+def test_a_model_says_what_it_is(model):
+    assert model.card.id == "colours@1.0"
+    assert model.vocabulary.names == ("red", "green", "blue")
+    assert model.choice.streams == 2
+
+
+def test_unknown_model_and_name():
+    with pytest.raises(UnknownName, match="unknown model"):
+        annotary.load("nothing")
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        annotary.nothing  # noqa: B018
+    assert set(annotary.__all__) <= set(dir(annotary))
