@@ -48,17 +48,12 @@ average, 0.97 for the worst image. A gap of 1.7 would give 0.9 (worst 1.2), one 
 
 @dataclass(frozen=True, slots=True)
 class DecodeOptions:
-    """How images are decoded.
-
-    Attributes:
-        max_pixels: Refuse images with more pixels (width times height): they could use up the
-            memory.
-        reduce: Decode JPEGs much larger than the network's input at reduced scale: several times
-            faster, and nearly the same input.
-    """
+    """How images are decoded."""
 
     max_pixels: int = 178_956_970
+    """Refuse images with more pixels (width times height): they could use up the memory."""
     reduce: bool = True
+    """Decode JPEGs much larger than the network's input at reduced scale: faster, nearly the same input."""
 
     def __post_init__(self) -> None:
         if self.max_pixels < 1:

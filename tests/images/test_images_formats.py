@@ -162,7 +162,9 @@ class TestOtherColours:
     def test_ycck(self, encode):
         """The same bytes called YCCK: luminance is kept, and chroma is undone by libjpeg."""
         flat = np.full((16, 16, 4), [40, 128, 128, 0], np.uint8)
-        data = bytearray(encode(Image.frombytes("CMYK", (16, 16), flat.tobytes()), "JPEG", quality=100))
+        data = bytearray(
+            encode(Image.frombytes("CMYK", (16, 16), flat.tobytes()), "JPEG", quality=100)
+        )
         data[data.index(b"Adobe") + 11] = 2
         found = decode(bytes(data)).pixels.reshape(-1, 3).mean(axis=0)
         assert np.ptp(found) < 6.0  # neutral chroma is grey

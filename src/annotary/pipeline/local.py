@@ -172,7 +172,7 @@ class _Executor:
             return item, Failure.of(item.image, error)
 
     def _fit(self, item: Item, pixels: Pixels, width: int, height: int) -> _Prepared:
-        inputs = {spec: preprocess.fit(pixels, spec) for spec in self._specs}
+        inputs = {spec: preprocess.fit(pixels, spec, (width, height)) for spec in self._specs}
         return _Prepared(item, width, height, inputs)
 
     def _collect(self) -> None:
