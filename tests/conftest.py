@@ -90,7 +90,7 @@ def photos(tmp_path: Path) -> Callable[..., Path]:
 
     def make(count: int, name: str = "photos", size: tuple[int, int] = (24, 18)) -> Path:
         folder = tmp_path / name
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         for i in range(count):
             Image.new("RGB", size, colour_of(i)).save(folder / f"{i:05}.png")
         return folder

@@ -227,6 +227,17 @@ def test_the_bar_of_a_terminal(colours, photos):
         pass
     os.close(ours)
     assert process.wait(60) == 0
-    assert b"tagging: " in shown
+    assert b"tagging " in shown
     assert b" images, " in shown
+    assert b"/s" in shown
     assert b"300 tagged in " in shown
+
+
+def test_sidecars_mirror_the_folders_below_the_argument(colours, photos, tmp_path):
+    inner = photos(1, "photos/2024")
+    photos(1, "photos/2025")
+    model = f"dir:{colours}"
+    result = annotary("tag", inner.parent, "--model", model, "--format", "txt", "--output", "tags")
+    assert result.returncode == 0, result.stderr
+    found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.txt")}
+    assert found == {"tags/2024/00000.txt", "tags/2025/00000.txt"}

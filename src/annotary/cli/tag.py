@@ -72,7 +72,10 @@ def _tag(paths: tuple[str, ...], values: dict[str, Any]) -> int:
     run = Run(
         items, [task], output, Reader(source_options), decode_options, made(PipelineOptions, values)
     )
-    with run, progress_bar("tagging", quiet=values["quiet"]) as bar:
+    # Lines that are printed on the same terminal are progress enough.
+    quiet = values["quiet"] or (form is None and sys.stdout.isatty())
+    count = None if "-" in paths else lambda: sum(1 for _ in open_sources(paths, source_options))
+    with run, progress_bar("tagging", count, quiet=quiet) as bar:
         for _ in run:
             bar.update(run.outcome)
     if not values["quiet"]:

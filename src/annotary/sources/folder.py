@@ -30,8 +30,7 @@ from annotary.sources._patterns import matcher
 IMAGE_SUFFIXES = frozenset(
     {
         ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff",
-        ".avif", ".avifs", ".heic", ".heif", ".jxl", ".mpo", ".ppm", ".pgm", ".pbm", ".pnm", ".tga",
-        ".jp2", ".ico",
+        ".avif", ".avifs", ".heic", ".heif", ".jxl", ".mpo", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2",
     }
 )  # fmt: skip
 """Endings of file names, in lower case, that are taken for images."""
@@ -97,7 +96,7 @@ def walk(
                             if options.recursive and not is_left_out(path + "/"):
                                 inner.append(path + "/")
                         elif is_taken(path):
-                            found = _image(entry, join(here, entry.name))
+                            found = _image(entry, join(here, entry.name), path)
                             if found is not None:
                                 yield found
         except OSError as error:
@@ -123,13 +122,13 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False  # `_image` says what is wrong with it
 
 
-def _image(entry: os.DirEntry[str], path: str) -> Item | Failure | None:
-    """The entry as an image; nothing for a link to a folder."""
+def _image(entry: os.DirEntry[str], path: str, relative: str) -> Item | Failure | None:
+    """The entry as an image, `relative` to the folder asked for; nothing for a link to a folder."""
     if sys.version_info >= (3, 12) and entry.is_junction():
         return None
     try:
         if entry.is_file():
-            return Item.from_path(path)
+            return Item.from_path(path, relative)
         if entry.is_dir():
             return None
         if entry.is_symlink() and not kind_of(path):
