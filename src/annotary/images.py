@@ -35,14 +35,12 @@ Pixels: TypeAlias = npt.NDArray[np.uint8]
 SizeRule: TypeAlias = Callable[[int, int], tuple[int, int]]
 """From the full upright width and height to the height and width that are needed."""
 
-REDUCING_GAP = 2.0
+REDUCING_GAP = 1.4
 """How many times larger than needed a JPEG must still be when it is decoded at reduced scale.
 
-Then the network's input differs from that of a full decode by less than 1 of 255 on average, and by
-at most 16 at any value; 40 at the edge of images that do not divide by the scale. Measured on 18
-JPEGs of 12 megapixels and quality 90 (enlarged photographs with noise and foreign detail, mosaics
-of photographs), for all ways to fit, bicubic, to 224, 260, 336 and 448 pixels: 0.2 to 0.6 on
-average, 0.97 for the worst image. A gap of 1.7 would give 0.9 (worst 1.2), one of 1.4 1.2 (1.6).
+Then the network's input differs from that of a full decode by less than 2 of 255 on average, and by at most 24 at any
+value; 64 at padded edges of images whose sides do not divide by the scale. `benchmarks/reduced_decode.py` measures it
+on JPEGs of 12 megapixels, with what it does to the starter's tags and what other gaps would give.
 """
 
 
