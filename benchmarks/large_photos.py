@@ -31,6 +31,7 @@ from annotary import images, preprocess, weights
 from annotary.cards import read_card, read_vocabulary
 from annotary.models import load_model
 from annotary.runtime import available_cores
+from annotary.tasks.tagging import tagger
 from benchmarks.photos import large_jpegs
 
 STARTER = weights.shipped()["starter"]
@@ -70,7 +71,7 @@ def decode_alone(paths: list[Path]) -> None:
 
 def network_alone(count: int) -> None:
     """The network on prepared images, on all cores."""
-    model = load_model("starter")
+    model = tagger(load_model("starter"))
     height, width = model.card.preprocess.size
     size = model.batch_size
     batch = np.random.default_rng(0).integers(0, 256, (size, height, width, 3), np.uint8)

@@ -10,10 +10,12 @@ import time
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from annotary import images, preprocess
 from annotary.images import DecodeOptions
 from annotary.models import load_model
+from annotary.tasks.tagging import tagger
 from benchmarks.photos import large_jpegs
 
 GAPS = (None, 4.0, 2.0, 1.4, 1.0)
@@ -27,10 +29,10 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=60)
     options = parser.parse_args()
     paths = large_jpegs(options.photos, options.work / "large-500", options.count)
-    model = load_model("starter")
+    model = tagger(load_model("starter"))
     spec = model.card.preprocess
     thresholds = np.array(model.vocabulary.thresholds["balanced"], dtype=np.float32)
-    inputs: dict[float | None, np.ndarray] = {}
+    inputs: dict[float | None, npt.NDArray[np.uint8]] = {}
     milliseconds = {}
     for gap in GAPS:
         images.REDUCING_GAP = gap or 1.0

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from annotary.cards import Card, PreprocessSpec, Vocabulary
 from annotary.errors import UnknownName, UsageError
-from annotary.tasks.tagging import Tagging, TaggingOptions
+from annotary.tasks.tagging import Tagging, TaggingOptions, tagger
 
 NAMES = ("dog", "cat", "fish bowl", "goldfish", "sky")
 
@@ -94,3 +94,13 @@ def test_every_image_by_itself_sorted_with_ties_in_the_order_of_the_vocabulary(b
 def test_what_is_refused(options, error, message):
     with pytest.raises(error, match=message):
         Tagging(Scores(), TaggingOptions(**options))
+
+
+def test_a_model_without_the_ability_is_refused():
+    class Mute:
+        card = Scores.card
+        choice = None
+
+    with pytest.raises(UsageError, match="told@1 is no tagger"):
+        tagger(Mute())
+    assert tagger(Scores()).vocabulary.names == NAMES

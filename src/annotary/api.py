@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterable, Iterator
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,7 @@ from annotary.pipeline import PipelineOptions, annotate
 from annotary.records import Failure, Item, Record
 from annotary.runtime import Choice, RuntimeOptions
 from annotary.sources import Reader, SourceOptions, open_sources
-from annotary.tasks.tagging import Tagger, Tagging, TaggingOptions
+from annotary.tasks.tagging import Tagging, TaggingOptions, tagger
 
 ImageInput: TypeAlias = (
     "str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[np.uint8] | Iterable[ImageInput]"
@@ -55,7 +55,7 @@ class Annotator:
         Raises:
             UsageError: The model is no tagger.
         """
-        return self._tagger().vocabulary
+        return tagger(self._model).vocabulary
 
     def tag(
         self,
@@ -86,13 +86,8 @@ class Annotator:
             UsageError: An option or an input makes no sense, or the model is no tagger.
         """
         options = TaggingOptions(threshold, preset, top, tuple(exclude))
-        task = Tagging(self._tagger(), options)
+        task = Tagging(tagger(self._model), options)
         return _run(images, task, source_options or SourceOptions(), decode_options)
-
-    def _tagger(self) -> Tagger:
-        if not hasattr(self._model, "tag_scores"):
-            raise UsageError(f"{self.card.id} is no tagger")
-        return cast(Tagger, self._model)
 
 
 def load(name: str = "starter", *, threads: int | None = None) -> Annotator:

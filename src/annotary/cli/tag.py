@@ -56,16 +56,14 @@ def _tag(paths: tuple[str, ...], values: dict[str, Any]) -> int:
     from annotary.models import load_model
     from annotary.pipeline import Run
     from annotary.sources import Reader, open_sources
-    from annotary.tasks.tagging import Tagging
+    from annotary.tasks.tagging import Tagging, tagger
 
     options = made(TaggingOptions, values)
     form = _format(values)
     source_options = made(SourceOptions, values)
     decode_options = made(DecodeOptions, values)
     items = open_sources(paths, source_options)
-    model: Any = load_model(values["model"], made(RuntimeOptions, values))
-    if not hasattr(model, "tag_scores"):
-        raise UsageError(f"{model.card.id} is no tagger; choose another --model")
+    model = tagger(load_model(values["model"], made(RuntimeOptions, values)))
     task = Tagging(model, options)
     output = _output(form, values, _settings(model.card, options, decode_options))
     started = time.monotonic()

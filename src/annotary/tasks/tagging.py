@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from annotary.cards import PRESETS, Card, PreprocessSpec, Vocabulary
 from annotary.errors import UnknownName, UsageError
+from annotary.models import Model
 from annotary.records import Tag
 
 DEFAULT_PRESET = "balanced"
@@ -29,6 +30,17 @@ class Tagger(Protocol):
 
     def tag_scores(self, batch: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
         """Probabilities float32[b, t], 0..1, for a batch prepared as the card says. Thread-safe."""
+
+
+def tagger(model: Model) -> Tagger:
+    """A model as a tagger.
+
+    Raises:
+        UsageError: It has not that ability.
+    """
+    if not hasattr(model, "tag_scores"):
+        raise UsageError(f"{model.card.id} is no tagger; choose another model")
+    return cast(Tagger, model)
 
 
 @dataclass(frozen=True, slots=True)
