@@ -97,15 +97,62 @@ def test_options(model, photos):
         ("nowhere", {}, UsageError, "no such file or folder"),
         (".", {}, NothingToDo, "no images"),
         (3, {}, UsageError, "cannot tag a int"),
-        ([3], {}, UsageError, "cannot tag a int"),
-        (np.zeros((2, 2)), {}, ValueError, r"uint8 \[H, W, 3\]"),
-        (b"", {"preset": "best"}, UnknownName, "unknown preset"),
+        (np.zeros((2, 2)), {}, UsageError, r"uint8 \[H, W, 3\].* but got float64 \[2, 2\]"),
+        (np.zeros((0, 2, 3), np.uint8), {}, UsageError, "uint8"),
+        (b"", {"preset": "best"}, UsageError, "preset must be one of"),
         (b"", {"threshold": 7}, UsageError, r"0\.\.1"),
     ],
 )
 def test_what_is_refused(model, images, options, error, message):
     with pytest.raises(error, match=message):
         list(model.tag(images, **options))
+
+
+def test_an_element_that_is_no_image_is_a_failure(model, photos, tmp_path):
+    path = photos(1) / "00000.png"
+    elements = [
+        3,
+        "nowhere.jpg",
+        np.zeros((2, 2)),
+        tmp_path / "photos",
+        Image.new("RGB", (0, 0)),
+        path,
+    ]
+    records = list(model.tag(elements))
+    assert [record.ok for record in records] == [False, False, False, True, False, True]
+    assert records[1].image == "nowhere.jpg"
+    assert "no such file" in records[1].message
+
+
+@pytest.mark.parametrize(
+    "mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "YCbCr", "HSV", "I", "F", "I;16", "LAB"]
+)
+def test_pillow_images_of_every_mode(model, mode):
+    (record,) = model.tag(Image.new(mode, (4, 4)))
+    assert record.ok, record
+
+
+def test_pillow_images_and_arrays_are_read_as_files_are(model):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = Image.new("RGB", (4, 2))
+    turned.info["exif"] = exif.tobytes()
+    grey, clear = np.full((3, 5), 51, np.uint8), np.zeros((3, 5, 4), np.uint8)
+    first, second, third = model.tag([turned, grey, clear], threshold=0)
+    assert (first.width, first.height) == (2, 4)
+    assert scores(second) == {"red": 0.2, "green": 0.2, "blue": 0.2}
+    assert scores(third) == {"red": 1.0, "green": 1.0, "blue": 1.0}
+
+
+def test_open_files_and_one_pattern(model, photos):
+    path = photos(1) / "00000.png"
+    with path.open("rb") as file:
+        (record,) = model.tag(file, threshold=0, exclude="red")
+    assert [tag.name for tag in record.tags if tag.name == "red"] == []
+    (record,) = model.tag(bytearray(path.read_bytes()), threshold=0)
+    assert scores(record) == expected()
+    with pytest.raises(UsageError, match="threads"):
+        annotary.load(threads=0)
 
 
 def test_a_model_says_what_it_is(model):

@@ -11,6 +11,7 @@ from annotary.cards import (
     PreprocessSpec,
     Vocabulary,
     check_files,
+    fingerprint,
     read_card,
     read_vocabulary,
 )
@@ -45,6 +46,9 @@ def test_a_card_is_read(colours):
         (("size = [16, 16]", "size = [16, 16]\nstd = [0.0, 1.0, 1.0]"), "std > 0"),
         (("size = [16, 16]", "size = [16, 16]\ncrop_share = 0.0"), "crop_share"),
         (("size = [16, 16]", "size = [16, 16]\npad_colour = [0, 0, 300]"), "pad_colour"),
+        (("size = [16, 16]", "size = [16.5, 16]"), "size must be"),
+        (("size = [16, 16]", 'size = [16, 16]\nmean = ["a", 1, 1]'), "mean and std"),
+        (('family = "onnx_tagger"', "family = 5"), "family must be text"),
     ],
 )
 def test_a_wrong_card_says_what_is_wrong(tmp_path, change, message):
@@ -72,11 +76,37 @@ def test_damaged_and_missing_files_are_named(tmp_path):
         check_files(card, directory)
 
 
-@pytest.mark.parametrize("content", ["", "tag\nred\n", "name,category,balanced\nred,colour,high\n"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "tag\nred\n",
+        "name,category,balanced\nred,colour,high\n",
+        "name,category,balanced\nred,colour,5\n",
+        "name,category,balanced\nred,colour,nan\n",
+        "name,category\nred,colour\n,colour\n",
+    ],
+)
 def test_wrong_tags_say_which_file(tmp_path, content):
     (tmp_path / "tags.csv").write_text(content)
     with pytest.raises(ModelError, match=r"tags\.csv"):
         read_vocabulary(tmp_path)
+
+
+def test_a_table_of_a_spreadsheet_is_read(tmp_path):
+    (tmp_path / "tags.csv").write_bytes(b"\xef\xbb\xbfname,category\r\nred,colour\r\n")
+    assert read_vocabulary(tmp_path).names == ("red",)
+
+
+def test_the_fingerprint_follows_every_file(tmp_path):
+    directory = make_colours(tmp_path / "model")
+    before = fingerprint(directory)
+    assert fingerprint(make_colours(tmp_path / "same")) == before
+    with (directory / "card.toml").open("a") as file:
+        file.write("# changed")
+    assert fingerprint(directory) != before
+    with pytest.raises(ModelError, match="cannot read"):
+        fingerprint(tmp_path / "none")
 
 
 def test_a_vocabulary_is_consistent():

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from annotary.cards import Card, PreprocessSpec, Vocabulary
-from annotary.errors import UnknownName, UsageError
+from annotary.errors import UsageError
 from annotary.tasks.tagging import Tagging, TaggingOptions, tagger
 
 NAMES = ("dog", "cat", "fish bowl", "goldfish", "sky")
@@ -82,12 +82,13 @@ def test_every_image_by_itself_sorted_with_ties_in_the_order_of_the_vocabulary(b
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"threshold": 0.5, "preset": "broad"}, UsageError, "exclude each other"),
-        ({"threshold": 1.5}, UsageError, r"in 0\.\.1"),
-        ({"threshold": float("nan")}, UsageError, r"in 0\.\.1"),
-        ({"preset": "best"}, UnknownName, "unknown preset 'best'; known: balanced, broad, precise"),
+        ({"threshold": 0.5, "preset": "broad"}, ValueError, "takes the place of preset"),
+        ({"threshold": 1.5}, ValueError, r"in 0\.\.1"),
+        ({"threshold": float("nan")}, ValueError, r"in 0\.\.1"),
+        ({"preset": "best"}, ValueError, "preset must be one of balanced, precise, broad"),
+        ({"exclude": "bird"}, ValueError, "several patterns"),
         ({"preset": "broad"}, UsageError, "told@1 has no preset 'broad'"),
-        ({"top": 0}, UsageError, "at least 1"),
+        ({"top": 0}, ValueError, "at least 1"),
         ({"exclude": ("bird",)}, UsageError, "matches none of the 5 tags"),
     ],
 )
@@ -104,3 +105,14 @@ def test_a_model_without_the_ability_is_refused():
     with pytest.raises(UsageError, match="told@1 is no tagger"):
         tagger(Mute())
     assert tagger(Scores()).vocabulary.names == NAMES
+
+
+def test_settings_are_equal_where_the_tags_are():
+    def settings(presets=True, **options):
+        return Tagging(Scores(presets), TaggingOptions(**options)).settings()
+
+    assert settings() == settings(preset="balanced")
+    assert settings(presets=False) == settings(presets=False, threshold=0.4)
+    assert settings(exclude=("dog", "cat")) == settings(exclude=("cat", "dog", "cat"))
+    assert settings() != settings(threshold=0.4)
+    assert settings() != settings(top=3)

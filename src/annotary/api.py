@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import os
-from collections.abc import Iterable, Iterator
-from typing import Any, TypeAlias
+from collections.abc import Generator, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from annotary.cards import Card, Vocabulary
-from annotary.errors import UsageError
-from annotary.images import DecodeOptions
+from annotary.cards import Card, Preset, Vocabulary
+from annotary.errors import AnnotaryError, UsageError
+from annotary.images import DecodeOptions, from_pillow
 from annotary.models import Model, load_model
 from annotary.pipeline import PipelineOptions, annotate
 from annotary.records import Failure, Item, Record
@@ -21,11 +20,18 @@ from annotary.runtime import Choice, RuntimeOptions
 from annotary.sources import Reader, SourceOptions, open_sources
 from annotary.tasks.tagging import Tagging, TaggingOptions, tagger
 
+if TYPE_CHECKING:
+    from _typeshed import SupportsRead
+
 ImageInput: TypeAlias = (
-    "str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[np.uint8] | Iterable[ImageInput]"
+    "str | os.PathLike[str] | bytes | bytearray | SupportsRead[bytes] | Image.Image"
+    " | npt.NDArray[np.uint8] | Iterable[ImageInput]"
 )
-"""A path (of an image, a folder or a list of paths), a URL, encoded bytes, a Pillow image, pixels uint8[H, W, 3] in
-RGB, or any iterable of these."""
+"""A path (of an image, a folder or a list of paths), a URL, encoded bytes or an open file of them, a Pillow image,
+pixels uint8[H, W, 3] in RGB (also [H, W] grey and [H, W, 4] with alpha), or any iterable of these."""
+
+Records: TypeAlias = Generator[Record, None, None]
+"""Records as they come. Closing it ends the work."""
 
 
 class Annotator:
@@ -62,20 +68,20 @@ class Annotator:
         images: ImageInput,
         *,
         threshold: float | None = None,
-        preset: str | None = None,
+        preset: Preset | None = None,
         top: int | None = None,
         exclude: Iterable[str] = (),
         source_options: SourceOptions | None = None,
         decode_options: DecodeOptions | None = None,
-    ) -> Iterator[Record]:
+    ) -> Records:
         """Tag images, lazily and in the order of the input.
 
         Args:
-            images: What to tag.
+            images: What to tag. An iterable is taken from in a thread of its own.
             threshold: Keep tags whose probability is at least this, 0..1. Takes the place of the preset.
             preset: `balanced` (the default), `precise` or `broad`.
             top: Keep at most this many tags.
-            exclude: Leave out tags that match one of these patterns.
+            exclude: Leave out tags that match one of these patterns, such as "*fish*".
             source_options: Which files of folders are taken, and how URLs are read.
             decode_options: How images are decoded.
 
@@ -83,11 +89,19 @@ class Annotator:
             An iterator of an `Annotation` for every image, or a `Failure` where it could not be read; both have `ok`.
 
         Raises:
-            UsageError: An option or an input makes no sense, or the model is no tagger.
+            UsageError: An option or the input makes no sense, or the model is no tagger. What is wrong with an element
+                of an iterable is a `Failure`.
         """
-        options = TaggingOptions(threshold, preset, top, tuple(exclude))
+        patterns = (exclude,) if isinstance(exclude, str) else tuple(exclude)
+        try:
+            options = TaggingOptions(threshold, preset, top, patterns)
+        except ValueError as error:
+            raise UsageError(str(error)) from error
         task = Tagging(tagger(self._model), options)
-        return _run(images, task, source_options or SourceOptions(), decode_options)
+        items = _items(images, source_options or SourceOptions(), _Names())
+        return _run(
+            items, task, source_options or SourceOptions(), decode_options or DecodeOptions()
+        )
 
 
 def load(name: str = "starter", *, threads: int | None = None) -> Annotator:
@@ -95,31 +109,39 @@ def load(name: str = "starter", *, threads: int | None = None) -> Annotator:
 
     Args:
         name: `starter`, or `dir:` and the path of a model directory.
-        threads: Processor cores to use; all that the process may use when nothing is said.
+        threads: Processor cores to use, at least 1; all that the process may use when nothing is said.
 
     Raises:
         UsageError: The name is unknown; the message lists what exists.
         ModelError: The model's files are missing, damaged or do not fit its card.
     """
-    return Annotator(load_model(name, RuntimeOptions(threads=threads)))
+    try:
+        return Annotator(load_model(name, RuntimeOptions(threads=threads)))
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
-def tag(images: ImageInput, model: str = "starter", **options: Any) -> Iterator[Record]:
+def tag(images: ImageInput, model: str = "starter", **options: Any) -> Records:
     """Tag images with a model by name; see `Annotator.tag` for what is taken and given."""
     return load(model).tag(images, **options)
 
 
 def _run(
-    images: ImageInput, task: Tagging, source_options: SourceOptions, decode: DecodeOptions | None
-) -> Iterator[Record]:
-    items = _items(images, source_options, _Numbers())
+    items: Iterator[Item | Failure],
+    task: Tagging,
+    source_options: SourceOptions,
+    decode_options: DecodeOptions,
+) -> Records:
     with Reader(source_options) as reader:
-        pairs = annotate(items, [task], reader, decode or DecodeOptions(), PipelineOptions())
-        for _, record in pairs:
-            yield record
+        pairs = annotate(items, [task], reader, decode_options, PipelineOptions())
+        try:
+            for _, record in pairs:
+                yield record
+        finally:
+            pairs.close()
 
 
-class _Numbers:
+class _Names:
     """Names for images in memory: image-1, image-2, ..."""
 
     def __init__(self) -> None:
@@ -130,21 +152,45 @@ class _Numbers:
         return f"image-{self._count}"
 
 
-def _items(
-    images: ImageInput, options: SourceOptions, numbers: _Numbers
-) -> Iterator[Item | Failure]:
+def _items(images: ImageInput, options: SourceOptions, names: _Names) -> Iterator[Item | Failure]:
+    """The items of an input.
+
+    Raises:
+        UsageError: It is nothing that can be an image.
+    """
     if isinstance(images, str | os.PathLike):
-        yield from open_sources([os.fspath(images)], options)
-    elif isinstance(images, bytes):
-        yield Item(numbers.next(), data=images)
-    elif isinstance(images, Image.Image):
-        encoded = io.BytesIO()
-        images.save(encoded, "PNG")
-        yield Item(numbers.next(), data=encoded.getvalue())
-    elif isinstance(images, np.ndarray):
-        yield Item(numbers.next(), pixels=images)
-    elif isinstance(images, Iterable):
-        for image in images:
-            yield from _items(image, options, numbers)
-    else:
-        raise UsageError(f"cannot tag a {type(images).__name__}: give a path, bytes or an image")
+        return open_sources([os.fspath(images)], options)
+    if isinstance(images, bytes | bytearray):
+        return iter([Item(names.next(), data=bytes(images))])
+    if hasattr(images, "read"):
+        return iter([Item(names.next(), data=images.read())])
+    if isinstance(images, Image.Image | np.ndarray):
+        return iter([Item(names.next(), pixels=_pixels(images))])
+    if isinstance(images, Iterable):
+        return _items_of_all(images, options, names)
+    raise UsageError(f"cannot tag a {type(images).__name__}: give a path, bytes or an image")
+
+
+def _items_of_all(
+    images: Iterable[ImageInput], options: SourceOptions, names: _Names
+) -> Iterator[Item | Failure]:
+    """The items of all elements; one that is no image is a failure, so that the others are done."""
+    for image in images:
+        try:
+            yield from _items(image, options, names)
+        except AnnotaryError as error:
+            name = os.fspath(image) if isinstance(image, str | os.PathLike) else names.next()
+            yield Failure.of(name or "''", error)
+
+
+def _pixels(image: Image.Image | npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """uint8[H, W, 3], RGB, upright."""
+    if isinstance(image, Image.Image):
+        return from_pillow(image)
+    if image.dtype == np.uint8 and image.size and image.ndim == 3 and image.shape[2] == 3:
+        return image
+    if image.dtype == np.uint8 and image.size and (image.ndim == 2 or image.shape[2:] == (4,)):
+        return from_pillow(Image.fromarray(image))
+    raise UsageError(
+        f"pixels must be uint8 [H, W, 3], [H, W] or [H, W, 4], but got {image.dtype} {list(image.shape)}"
+    )

@@ -25,7 +25,9 @@ ChannelOrder = Literal["rgb", "bgr"]
 Layout = Literal["nhwc", "nchw"]
 NumberType = Literal["uint8", "float32"]
 
-PRESETS = ("balanced", "precise", "broad")
+Preset = Literal["balanced", "precise", "broad"]
+
+PRESETS: tuple[str, ...] = get_args(Preset)
 """The names of the threshold sets that a tagger may carry: best F1, few wrong tags, few missed tags."""
 
 
@@ -64,11 +66,12 @@ class PreprocessSpec:
         _check_choice("channel_order", self.channel_order, get_args(ChannelOrder))
         _check_choice("layout", self.layout, get_args(Layout))
         _check_choice("dtype", self.dtype, get_args(NumberType))
-        if len(self.size) != 2 or min(self.size) < 1:
+        if len(self.size) != 2 or not all(isinstance(s, int) and s > 0 for s in self.size):
             raise ValueError(f"size must be (height, width) in pixels, but got {self.size!r}")
         if not 0.0 < self.crop_share <= 1.0:
             raise ValueError(f"crop_share must be in 0..1, but got {self.crop_share!r}")
-        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0.0:
+        numbers = all(isinstance(value, int | float) for value in (*self.mean, *self.std))
+        if not numbers or len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0.0:
             raise ValueError(f"mean and std must have 3 values, std > 0: {self.mean}, {self.std}")
         if len(self.pad_colour) != 3 or not all(0 <= value <= 255 for value in self.pad_colour):
             raise ValueError(f"pad_colour must be RGB 0..255, but got {self.pad_colour!r}")
@@ -121,17 +124,17 @@ class Card:
 
     def __post_init__(self) -> None:
         _check_choice("activation", self.activation, ("none", "sigmoid"))
+        for what in ("name", "version", "family", "licence"):
+            value = getattr(self, what)
+            if not isinstance(value, str) or not value:
+                raise ValueError(f"{what} must be text, but got {value!r}")
+        if not isinstance(self.files, Mapping):
+            raise ValueError("files must be a table of names and sha256")
 
     @property
     def id(self) -> str:
         """Name and version, as annotations cite the card: `starter@1.0`."""
         return f"{self.name}@{self.version}"
-
-    @property
-    def fingerprint(self) -> str:
-        """Twelve hexadecimal digits that change with any of the files."""
-        listed = "\n".join(f"{name} {digest}" for name, digest in sorted(self.files.items()))
-        return hashlib.sha256(listed.encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,8 +152,11 @@ class Vocabulary:
     thresholds: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if len(set(self.names)) != len(self.names):
-            raise ValueError("the names of a vocabulary must be unique")
+        if len(set(self.names)) != len(self.names) or not all(self.names):
+            raise ValueError("the names of a vocabulary must be unique and not empty")
+        for preset, values in self.thresholds.items():
+            if not all(0.0 <= value <= 1.0 for value in values):
+                raise ValueError(f"the thresholds of {preset} must be in 0..1")
         for what, column in {"categories": self.categories, **self.thresholds}.items():
             if len(column) != len(self.names):
                 raise ValueError(f"{what} must have {len(self.names)} rows, but got {len(column)}")
@@ -176,7 +182,7 @@ def read_card(directory: Path) -> Card:
         _check_known("card", table, Card)
         preprocess = PreprocessSpec.from_table(table.pop("preprocess", {}))
         return Card(preprocess=preprocess, **table)
-    except (TypeError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError) as error:
         raise ModelError(f"{path}: {error}") from error
 
 
@@ -188,14 +194,14 @@ def read_vocabulary(directory: Path) -> Vocabulary:
     """
     path = directory / TAGS_FILE
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:
             rows = list(csv.DictReader(file))
-        if not rows:
-            raise ValueError("it has no rows")
+        if not rows or "name" not in rows[0]:
+            raise ValueError("it has no rows, or no column 'name'")
         presets = [preset for preset in PRESETS if rows and preset in rows[0]]
         return Vocabulary(
             names=tuple(row["name"] for row in rows),
-            categories=tuple(row.get("category", "") for row in rows),
+            categories=tuple(row.get("category") or "" for row in rows),
             thresholds={preset: tuple(float(row[preset]) for row in rows) for preset in presets},
         )
     except (OSError, KeyError, TypeError, ValueError) as error:
@@ -216,6 +222,22 @@ def check_files(card: Card, directory: Path) -> None:
             found = hashlib.file_digest(file, "sha256").hexdigest()
         if found != expected:
             raise ModelError(f"{card.id}: {path} is damaged: sha256 {found}, expected {expected}")
+
+
+def fingerprint(directory: Path) -> str:
+    """Twelve hexadecimal digits that change with any file of a model directory.
+
+    Raises:
+        ModelError: A file cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        for path in sorted(path for path in directory.iterdir() if path.is_file()):
+            with path.open("rb") as file:
+                digest.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
+    except OSError as error:
+        raise ModelError(f"cannot read {directory}: {error.strerror}") from error
+    return digest.hexdigest()[:12]
 
 
 def _check_choice(what: str, value: str, known: tuple[str, ...]) -> None:

@@ -8,7 +8,7 @@
     ├── ImageError               one image could not be had; a run records it and goes on
     │   ├── UnreadableImage      the bytes are no image that can be decoded
     │   ├── UnreachableImage     the bytes could not be read from disk or fetched
-    │   └── SidecarTaken         another image of the run has the same sidecar
+    │   └── SidecarError         there is no place for this image's own output file
     ├── OutputError              the output cannot be written, or belongs to another run
     └── ModelError               a model's files are missing, damaged or do not fit its card
 
@@ -73,8 +73,8 @@ class UnreachableImage(ImageError):
     """The bytes could not be read from disk or fetched."""
 
 
-class SidecarTaken(ImageError):
-    """Another image of the run has the same sidecar."""
+class SidecarError(ImageError):
+    """There is no place for this image's own output file: another image has it, or it cannot have its name."""
 
 
 class OutputError(AnnotaryError):

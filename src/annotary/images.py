@@ -27,6 +27,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageChops, ImageFile
 
+from annotary import exif
 from annotary.errors import MissingExtra, UnreadableImage
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
@@ -114,6 +115,22 @@ def decode(
         if opened.orientation in _TRANSPOSE:
             rgb = rgb.transpose(_TRANSPOSE[opened.orientation])
         return Decoded(_to_array(rgb), width, height)
+
+
+def from_pillow(image: Image.Image) -> Pixels:
+    """A Pillow image of any mode as upright RGB on white, uint8[H, W, 3].
+
+    Raises:
+        UnreadableImage: It has no pixels, or they cannot be read.
+    """
+    if not image.width or not image.height:
+        raise UnreadableImage(f"it has {image.width} x {image.height} pixels")
+    with _one_line("image", b""):
+        orientation = image.getexif().get(0x0112, 1)
+        rgb = _to_rgb(_Opened(image), "image")
+        return _to_array(
+            rgb.transpose(_TRANSPOSE[orientation]) if orientation in _TRANSPOSE else rgb
+        )
 
 
 class _Opened(NamedTuple):
@@ -308,7 +325,7 @@ def _simple(name: str) -> Callable[[bytes, DecodeOptions], _Opened]:
 def _read_jpeg(data: bytes, _options: DecodeOptions) -> _Opened:
     """Of several pictures in one file (MPO, gain maps) this is the first."""
     image = _plugin("Jpeg")(io.BytesIO(data))
-    return _Opened(image, _orientation(image.info.get("exif", b"")), scales=True)
+    return _Opened(image, exif.orientation(image.info.get("exif", b"")), scales=True)
 
 
 def _read_png(data: bytes, options: DecodeOptions) -> _Opened:
@@ -318,7 +335,7 @@ def _read_png(data: bytes, options: DecodeOptions) -> _Opened:
     """
     width, height, depth, colour = struct.unpack_from(">IIBB", data, 16)
     _check_size(width, height, options)
-    kept, exif, key = [data[:8]], b"", b""
+    kept, exif_chunk, key = [data[:8]], b"", b""
     offset, kind = 8, b""
     while kind != b"IEND":
         length, kind = struct.unpack_from(">I4s", data.ljust(offset + 8, b"\0"), offset)
@@ -332,10 +349,10 @@ def _read_png(data: bytes, options: DecodeOptions) -> _Opened:
         elif kind == b"tRNS":
             key = data[offset + 8 : end - 4]
         elif kind == b"eXIf":
-            exif = data[offset + 8 : end - 4]
+            exif_chunk = data[offset + 8 : end - 4]
         offset = end
     image = _plugin("Png")(io.BytesIO(b"".join(kept)))
-    return _Opened(image, _orientation(exif), key=_png_key(key, depth, colour))
+    return _Opened(image, exif.orientation(exif_chunk), key=_png_key(key, depth, colour))
 
 
 def _png_key(chunk: bytes, depth: int, colour: int) -> tuple[int, ...] | None:
@@ -390,7 +407,7 @@ def _read_webp(data: bytes, options: DecodeOptions) -> _Opened:
         width, height = (side & 0x3FFF for side in struct.unpack_from("<HH", data, 26))
     _check_size(width, height, options)
     image = _plugin("WebP")(io.BytesIO(data))
-    return _Opened(image, _orientation(image.info.get("exif", b"")))
+    return _Opened(image, exif.orientation(image.info.get("exif", b"")))
 
 
 def _read_avif(data: bytes, _options: DecodeOptions) -> _Opened:
@@ -400,7 +417,7 @@ def _read_avif(data: bytes, _options: DecodeOptions) -> _Opened:
     """
     data = re.sub(rb"(infe(?:\x02.{7}|\x03.{9}))Exif", rb"\1none", data, flags=re.S)
     image = _plugin("Avif")(io.BytesIO(data))
-    return _Opened(image, _orientation(image.info.get("exif", b"")))
+    return _Opened(image, exif.orientation(image.info.get("exif", b"")))
 
 
 def _read_heif(data: bytes, options: DecodeOptions) -> _Opened:
@@ -468,7 +485,6 @@ def _boxes(data: bytes) -> Iterator[tuple[bytes, int, int]]:
         offset = end
 
 
-_ORIENTATION = 274
 _ONE_VALUE = {256, 257, 259, 262, 266, 277, 278, 284, 317, 322, 323, 332, 334}
 _PIXEL_TAGS = _ONE_VALUE | {
     *(258, 273, 279, 292, 293, 320, 324, 325, 338, 339, 340, 341, 347, 512, 513, 514, 515),
@@ -476,63 +492,11 @@ _PIXEL_TAGS = _ONE_VALUE | {
 }
 """The tags that make pixels: Pillow sees no others, because it reads and warns about all it sees."""
 
-_WIDTHS = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
-_WIDTHS |= {16: 8, 17: 8, 18: 8}
-"""Bytes a value, of each type of a tag."""
-
-
-class _Directory(NamedTuple):
-    """The first directory of a TIFF."""
-
-    order: str  # of bytes, as `struct` writes it
-    large: bool  # BigTIFF
-    start: int
-    tags: list[tuple[int, int, int, int, bytes]]  # tag, bytes a value, values, where, entry
-
-
-def _read_directory(data: bytes) -> _Directory:
-    order = {b"II": "<", b"MM": ">"}[data[:2]]
-    large = struct.unpack_from(order + "H", data, 2)[0] == 43
-    offset, total, inline, size = ("Q", "Q", 8, 20) if large else ("I", "H", 4, 12)
-    (start,) = struct.unpack_from(order + offset, data, 8 if large else 4)
-    (count,) = struct.unpack_from(order + total, data, start)
-    at = start + struct.calcsize(order + total)
-    tags = []
-    for entry_at in range(at, at + size * min(count, 4096), size):
-        tag, kind, values, _ = struct.unpack_from(f"{order}HH{offset}{inline}s", data, entry_at)
-        width = _WIDTHS.get(kind, 0)
-        where = entry_at + size - inline
-        if width * values > inline:
-            (where,) = struct.unpack_from(order + offset, data, where)
-        if width and values:
-            tags.append((tag, width, values, where, data[entry_at : entry_at + size]))
-    return _Directory(order, large, start, tags)
-
-
-def _first_values(data: bytes, directory: _Directory, wanted: set[int]) -> dict[int, int]:
-    """The first value of each wanted tag that is there, as an unsigned whole number."""
-    letters = {1: "B", 2: "H", 4: "I", 8: "Q"}
-    return {
-        tag: struct.unpack_from(directory.order + letters[width], data, where)[0]
-        for tag, width, _, where, _ in directory.tags
-        if tag in wanted
-    }
-
-
-def _orientation(exif: bytes) -> int:
-    """1..8; 1 when there is none, or EXIF is damaged."""
-    exif = exif.removeprefix(b"Exif\0\0")
-    try:
-        found = _first_values(exif, _read_directory(exif), {_ORIENTATION})
-    except (KeyError, struct.error):
-        return 1
-    return found.get(_ORIENTATION, 1)
-
 
 def _read_tiff(data: bytes, options: DecodeOptions) -> _Opened:
     """The first picture, with the tags that make its pixels and no others."""
-    directory = _read_directory(data)
-    found = _first_values(data, directory, {256, 257, _ORIENTATION})
+    directory = exif.read_directory(data)
+    found = exif.first_values(data, directory, {256, 257, exif.ORIENTATION})
     _check_size(found[256], found[257], options)
     kept, outside = {}, 0
     for tag, width, values, where, entry in directory.tags:
@@ -548,7 +512,7 @@ def _read_tiff(data: bytes, options: DecodeOptions) -> _Opened:
     block += bytes(struct.calcsize(offset))  # no second picture
     patched = bytearray(data)
     patched[directory.start : directory.start + len(block)] = block
-    return _Opened(_plugin("Tiff")(io.BytesIO(patched)), found.get(_ORIENTATION, 1))
+    return _Opened(_plugin("Tiff")(io.BytesIO(patched)), found.get(exif.ORIENTATION, 1))
 
 
 FORMATS: dict[str, tuple[bytes, Callable[[bytes, DecodeOptions], _Opened]]] = {

@@ -17,6 +17,9 @@ from types import ModuleType
 
 from annotary.errors import UnknownName, UsageError
 
+_WORDS = {"sinks": "format", "sources": "source", "models": "model family", "cli": "command"}
+"""What an entry of a room is called where people read it."""
+
 
 def names(room: str) -> tuple[str, ...]:
     """Everything that answers in a room, sorted; nothing of it is imported.
@@ -42,8 +45,12 @@ def load(room: str, name: str) -> ModuleType:
             )
         return importlib.import_module(f"annotary.{room}.{name.replace('-', '_')}")
     if plugin is None:
-        raise UnknownName(room.removesuffix("s"), name, names(room))
-    module = plugin.load()
+        raise UnknownName(_WORDS.get(room, room), name, names(room))
+    try:
+        module = plugin.load()
+    except Exception as error:
+        told = f"{type(error).__name__}: {error}"
+        raise UsageError(f"the plugin {plugin.value} cannot be loaded: {told}") from error
     if not isinstance(module, ModuleType):
         raise UsageError(f"the plugin {plugin.value} for {room} must be a module")
     return module

@@ -48,7 +48,7 @@ def test_no_command_and_a_wrong_one():
     assert "Usage: annotary" in call().stdout
     wrong = call("tga")
     assert wrong.returncode == 2
-    assert wrong.stderr.startswith("annotary: No such command 'tga'")
+    assert wrong.stderr.startswith("annotary: unknown command 'tga'; known: doctor, models, tag")
     assert wrong.stderr.count("\n") == 1
 
 

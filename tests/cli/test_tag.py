@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from annotary.records import from_line
 from tests.conftest import child_environment, make_colours
@@ -87,7 +88,7 @@ def test_a_sidecar_that_two_images_want(colours, photos, tmp_path):
     )
     assert result.returncode == 1
     (line,) = (tmp_path / "tags" / "failures.jsonl").read_text().splitlines()
-    assert json.loads(line)["error"] == "SidecarTaken"
+    assert json.loads(line)["error"] == "SidecarError"
 
 
 def test_a_list_on_standard_input(colours, photos):
@@ -115,6 +116,12 @@ def test_names_that_are_not_utf8(colours, photos, tmp_path):
     assert printed.stdout.count("\n") == 1
 
 
+def test_one_image_under_two_names_is_done_once(colours, photos):
+    folder = photos(1)
+    result = annotary("tag", folder, f"{folder}/../photos", "--model", f"dir:{colours}", "--json")
+    assert len(result.stdout.splitlines()) == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -123,21 +130,34 @@ def test_names_that_are_not_utf8(colours, photos, tmp_path):
         ([".", "--bad"], "No such option '--bad' (see annotary tag --help)"),
         ([".", "--threshold", "high"], "'high' is not a valid float"),
         ([".", "--threshold", "2"], "--threshold must be in 0..1, but got 2.0"),
-        ([".", "--preset", "best"], "unknown preset 'best'; known: balanced, broad, precise"),
-        ([".", "--threshold", "0.1", "--preset", "broad"], "exclude each other"),
+        ([".", "--preset", "best"], "'best' is not one of 'balanced', 'precise', 'broad'"),
+        ([".", "--threshold", "0.1", "--preset", "broad"], "--threshold takes the place of preset"),
         ([".", "--top", "0"], "--top must be at least 1"),
-        ([".", "--format", "xyz"], "unknown sink 'xyz'; known: csv, json, jsonl, txt"),
+        ([".", "--format", "xyz"], "unknown format 'xyz'; known: csv, json, jsonl, txt"),
         ([".", "--format", "csv"], "--format csv needs --output FILE"),
         ([".", "--output", "out"], "'out' has no suffix"),
         ([".", "--output", "out.pdf"], "names no format"),
         ([".", "--json", "--output", "a.jsonl"], "--json prints"),
-        ([".", "--batch-size", "0"], "batch_size must be at least 1"),
-        ([".", "--threads", "0"], "threads must be at least 1"),
-        ([".", "--timeout", "0"], "timeout must be positive"),
+        ([".", "--batch-size", "0"], "--batch-size must be at least 1"),
+        ([".", "--threads", "0"], "--threads must be at least 1"),
+        ([".", "--timeout", "0"], "--timeout must be positive"),
         ([".", "--model", "stater"], "unknown model 'stater'"),
         ([".", "--model", "dir:nowhere"], "no model directory 'nowhere'"),
         ([".", "--output", "/proc/nowhere/out.jsonl"], "cannot write"),
         ([".", "--output", "folder.jsonl"], "is a folder"),
+        ([".", "--model", ""], "unknown model ''"),
+        ([".", "--model", "m" * 300], "unknown model 'mmm"),
+        ([".", "--model", "dir:"], "no model directory ''"),
+        ([".", "--device", "cuda"], "offers no CUDA"),
+        ([".", "--separator", ""], "--separator must not be empty"),
+        ([".", "--retry-failed"], "--retry-failed and --on-existing need --output"),
+        ([".", "--output", "a.csv", "--on-existing", "append"], "are for --format txt"),
+        ([".", "--format", "jsonl", "--output", "."], "is no file"),
+        (
+            [".", "--format", "txt", "--output", "file"],
+            "file is a file, and this format needs a folder",
+        ),
+        ([".", "--format", "jsonl", "--output", "/dev/null"], "is no ordinary file"),
         (["."], "no images in ."),
         ([".", "--output", "new.jsonl"], "no images in ."),
     ],
@@ -145,8 +165,13 @@ def test_names_that_are_not_utf8(colours, photos, tmp_path):
 )
 def test_wrong_calls_get_one_line(colours, tmp_path, arguments, message):
     (tmp_path / "folder.jsonl").mkdir()
+    (tmp_path / "file").write_text("")
+    if arguments[:1] == ["."] and "no images" not in message:
+        Image.new("RGB", (2, 2)).save(tmp_path / "a.png")
     model = [] if "--model" in arguments else ["--model", f"dir:{colours}"]
+    before = set(tmp_path.iterdir())
     assert message in complaint(annotary("tag", *arguments, *model))
+    assert set(tmp_path.iterdir()) == before, "a wrong call leaves nothing behind"
 
 
 def test_an_output_of_other_settings_is_refused(colours, photos, tmp_path):
@@ -155,7 +180,7 @@ def test_an_output_of_other_settings_is_refused(colours, photos, tmp_path):
     assert annotary(*common, "--model", f"dir:{colours}").returncode == 0
     before = (tmp_path / "out.jsonl").read_bytes()
     told = complaint(annotary(*common, "--model", f"dir:{colours}", "--threshold", "0.1"))
-    assert "threshold was None, now 0.1" in told
+    assert "threshold was not said, now 0.1" in told
     other = make_colours(tmp_path / "other", version="2.0")
     told = complaint(annotary(*common, "--model", f"dir:{other}"))
     assert "model was 'colours@1.0', now 'colours@2.0'" in told

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import random
 import resource
 import signal
@@ -188,3 +189,101 @@ def test_failed_images_are_tried_again_when_asked(colours, photos, tmp_path):
     assert finish(start(folder, colours, output, "--retry-failed"))[0] == 0
     assert sorted(names_in(output)) == [str(path) for path in sorted(folder.iterdir())]
     assert not (tmp_path / "failures.jsonl").exists()
+
+
+def test_failures_of_the_source_are_counted_once(colours, photos, tmp_path):
+    folder = photos(2)
+    (folder / "broken.png").symlink_to("nowhere")
+    output = tmp_path / "out.jsonl"
+    code, errors = finish(start(folder, colours, output))
+    assert code == 1
+    assert "; 1 failed; see" in errors
+    code, errors = finish(start(folder, colours, output))
+    assert code == 1
+    assert "2 done before; 1 failed before" in errors
+    assert len(names_in(tmp_path / "failures.jsonl")) == 1
+
+
+def test_a_run_over_other_images_does_not_count_their_failures(colours, photos, tmp_path):
+    first, second = photos(1, "first"), photos(1, "second")
+    (first / "bad.png").touch()
+    output = tmp_path / "out.jsonl"
+    assert finish(start(first, colours, output))[0] == 1
+    code, errors = finish(start(second, colours, output))
+    assert (code, "failed" in errors) == (0, False)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_asked_to_stop_by_the_system(colours, photos, tmp_path, number):
+    folder = photos(COUNT, size=(200, 150))
+    output = tmp_path / "out.json"
+    process = start(folder, colours, output)
+    stop_somewhere(process, output, 500, number)
+    code, errors = finish(process)
+    assert code == 128 + number
+    assert errors.count("\n") == 1
+    assert 0 < len(names_in(output)) < COUNT
+
+
+def test_stopped_while_standard_input_is_open(colours, photos, tmp_path):
+    path = photos(1) / "00000.png"
+    output = tmp_path / "out.jsonl"
+    process = start("-", colours, output, stdin=subprocess.PIPE)
+    assert process.stdin is not None
+    process.stdin.write(os.fsencode(path) + b"\n")
+    process.stdin.flush()
+    stop_somewhere(process, output, 1, signal.SIGINT)
+    code, errors = process.wait(30), process.stderr.read().decode()
+    assert code == 130, errors
+    assert errors.count("\n") == 1, errors
+    assert names_in(output) == [str(path)]
+
+
+def test_an_input_is_never_written_over(colours, photos, tmp_path):
+    output = tmp_path / "out.jsonl"
+    assert finish(start(photos(2), colours, output))[0] == 0
+    before = output.read_bytes()
+    code, errors = finish(start(output, colours, output, "--on-existing", "overwrite"))
+    assert code == 2
+    assert "is read and cannot be written" in errors
+    assert output.read_bytes() == before
+    code, errors = finish(
+        start(
+            tmp_path / "photos" / "00000.png",
+            colours,
+            tmp_path / "photos" / "00000.png",
+            "--format",
+            "json",
+        )
+    )
+    assert code == 2
+
+
+@pytest.mark.parametrize("wrong", [["--batch-size", "0"], ["--model", "none"]])
+def test_a_wrong_call_throws_nothing_away(colours, photos, tmp_path, wrong):
+    output = tmp_path / "out.jsonl"
+    assert finish(start(photos(2), colours, output))[0] == 0
+    before = output.read_bytes()
+    assert (
+        finish(start(tmp_path / "photos", colours, output, "--on-existing", "overwrite", *wrong))[0]
+        == 2
+    )
+    (tmp_path / "empty").mkdir()
+    assert finish(start(tmp_path / "empty", colours, output, "--on-existing", "overwrite"))[0] == 2
+    assert output.read_bytes() == before
+
+
+def test_a_printer_that_is_full(colours, photos):
+    command = [sys.executable, "-m", "annotary", "tag", str(photos(2)), "--model", f"dir:{colours}"]
+    with open("/dev/full", "w") as full:
+        result = subprocess.run(
+            command,
+            env=child_environment(),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+    assert "No space left on device" in result.stderr

@@ -11,10 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from annotary.errors import OutputError, SidecarTaken, UnknownName, UsageError
-from annotary.records import Annotation, Failure, Item, Tag, from_line
+from annotary.errors import OutputError, SidecarError, UnknownName, UsageError
+from annotary.records import Annotation, Item, Tag, from_line
 from annotary.sinks import SinkOptions, format_of, open_sink, writes_one_file
-from annotary.sinks.jsonl import FailureFile
 
 FILES = ("jsonl", "json", "csv")
 
@@ -38,7 +37,7 @@ def write(form: str, path: Path, names: list[str]) -> None:
     for name in names:
         if not sink.holds(item_of(name)):
             sink.write(item_of(name), annotation_of(name))
-    sink.close()
+    sink.close(complete=True)
 
 
 def as_written(name: str) -> str:
@@ -100,6 +99,8 @@ def test_an_empty_run_writes_a_valid_file(form, tmp_path):
         ("json", '[\nhello,\n{"image": "a"}\n]\n'),
         ("csv", "name,tags\n"),
         ("csv", "image,width,height,tags,scores\na,b\n"),
+        ("csv", 'image,width,height,tags,scores\na",1,1,x,0.5\nb,1,1,x,0.5\nc,1,1,x,0.5\n'),
+        ("json", '[\n{"image": "a"},\n\n{"image": "b"}\n]\n'),
     ],
 )
 def test_a_file_of_something_else_is_left_alone(form, content, tmp_path):
@@ -121,19 +122,6 @@ def test_a_place_that_cannot_be_written(form, tmp_path):
         open_sink(form, tmp_path / "file" / "out", SinkOptions())
 
 
-def test_failures_make_a_file_only_when_there_are_any(tmp_path):
-    failures = FailureFile(tmp_path / "failures.jsonl")
-    failures.close()
-    assert not failures.path.exists()
-    failure = Failure("a.jpg", "UnreadableImage", "the file is empty")
-    failures = FailureFile(tmp_path / "failures.jsonl")
-    failures.write(failure)
-    failures.write(failure)
-    failures.close()
-    assert [from_line(line) for line in failures.path.read_text().splitlines()] == [failure]
-    assert "a.jpg" in FailureFile(tmp_path / "failures.jsonl")
-
-
 def test_formats_by_suffix():
     assert format_of(Path("a/out.jsonl")) == "jsonl"
     assert format_of(Path("OUT.CSV")) == "csv"
@@ -141,7 +129,7 @@ def test_formats_by_suffix():
         format_of(Path("out.xyz"))
     with pytest.raises(UsageError, match="'out' has no suffix"):
         format_of(Path("out"))
-    with pytest.raises(UnknownName, match="unknown sink 'xyz'"):
+    with pytest.raises(UnknownName, match="unknown format 'xyz'"):
         writes_one_file("xyz")
     assert not writes_one_file("txt")
 
@@ -164,7 +152,7 @@ def test_a_sidecar_beside_the_image(tmp_path):
 
 def test_sidecars_mirror_the_folder(tmp_path):
     sidecar(Item.from_path("photos/2024/a.b.jpg", "2024/a.b.jpg"), tmp_path / "tags")
-    sidecar(Item("http://x/c.jpg?size=1", url="http://x/c.jpg?size=1"), tmp_path / "tags")
+    sidecar(Item("http://x/b/c.jpg", url="http://x/b/c.jpg"), tmp_path / "tags")
     found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.txt")}
     assert found == {"tags/2024/a.b.txt", "tags/c.txt"}
 
@@ -184,7 +172,7 @@ def test_what_a_person_wrote_is_skipped_appended_to_or_overwritten(tmp_path):
 
 def test_a_sidecar_that_is_no_text_is_not_appended_to(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"\xff\xfe")
-    with pytest.raises(OutputError, match="nothing is appended"):
+    with pytest.raises(SidecarError, match="nothing is appended"):
         sidecar(Item.from_path(tmp_path / "a.jpg"), on_existing="append")
     assert (tmp_path / "a.txt").read_bytes() == b"\xff\xfe"
 
@@ -192,8 +180,9 @@ def test_a_sidecar_that_is_no_text_is_not_appended_to(tmp_path):
 def test_two_images_do_not_share_a_sidecar(tmp_path):
     sink = open_sink("txt", None, SinkOptions(on_existing="overwrite"))
     first, second = (Item.from_path(tmp_path / name) for name in ("a.jpg", "a.png"))
+    assert not any(sink.holds(item) for item in (first, second))
     sink.write(first, annotation_of(first.image))
-    with pytest.raises(SidecarTaken, match="--full-names"):
+    with pytest.raises(SidecarError, match="another image has the sidecar"):
         sink.write(second, annotation_of(second.image))
     for item in (first, second):
         sidecar(item, full_names=True)
@@ -201,7 +190,7 @@ def test_two_images_do_not_share_a_sidecar(tmp_path):
 
 
 def test_an_image_without_a_file_needs_a_folder():
-    with pytest.raises(UsageError, match="--output FOLDER"):
+    with pytest.raises(SidecarError, match="--output FOLDER"):
         sidecar(Item("http://x/a.jpg", url="http://x/a.jpg"))
 
 
@@ -212,7 +201,53 @@ def test_names_of_urls_do_not_leave_the_folder(tmp_path):
         "http://x/..%2f..",
         "http://x/",
         "http://x/a\\..\\b",
+        "http://x/a/.",
+        "http://127.0.0.1",
+        "http://x/" + "a" * 300,
     ):
         sidecar(Item(address, url=address), tmp_path / "tags", full_names=True)
     outside = set(tmp_path.rglob("*.txt")) - set((tmp_path / "tags").glob("*.txt"))
     assert not outside
+
+
+def test_names_of_urls_tell_them_apart(tmp_path):
+    addresses = ["http://x/i.php?id=1", "http://x/i.php?id=2", "http://x/i.php", "http://x/"]
+    for address in addresses:
+        sidecar(Item(address, url=address), tmp_path / "tags")
+    assert len(list((tmp_path / "tags").glob("*.txt"))) == 4
+
+
+def test_the_image_itself_is_never_overwritten(tmp_path):
+    picture = tmp_path / "pic.txt"
+    picture.write_bytes(b"pixels")
+    with pytest.raises(SidecarError, match="the image itself"):
+        sidecar(Item.from_path(picture), on_existing="overwrite")
+    assert picture.read_bytes() == b"pixels"
+
+
+def test_a_sidecar_whose_name_is_too_long_is_one_failure(tmp_path):
+    with pytest.raises(SidecarError, match="too long"):
+        sidecar(Item.from_path(tmp_path / ("a" * 249 + ".jpg")), full_names=True)
+
+
+def test_a_link_is_written_through_and_keeps_its_mode(tmp_path):
+    real = tmp_path / "real.cap"
+    real.write_text("my dog\n")
+    real.chmod(0o600)
+    (tmp_path / "a.txt").symlink_to(real)
+    sidecar(Item.from_path(tmp_path / "a.jpg"), on_existing="append")
+    assert (tmp_path / "a.txt").is_symlink()
+    assert real.read_text() == "my dog, dog, red\n"
+    assert real.stat().st_mode & 0o777 == 0o600
+
+
+def test_what_cannot_be_written_leaves_nothing(tmp_path):
+    (tmp_path / "b.txt").mkdir()
+    with pytest.raises(OutputError, match="cannot write"):
+        sidecar(Item.from_path(tmp_path / "b.jpg"), on_existing="overwrite")
+    assert {path.name for path in tmp_path.iterdir()} == {"b.txt"}
+
+
+def test_an_empty_separator_is_refused():
+    with pytest.raises(ValueError, match="separator must not be empty"):
+        SinkOptions(separator="")

@@ -19,8 +19,8 @@ from annotary.sources import SourceOptions, stdin
 def given(monkeypatch: pytest.MonkeyPatch):
     def results(*pieces: bytes, **options: int) -> list[Item | Failure]:
         waiting = list(pieces)
-        stream = SimpleNamespace(read1=lambda _: waiting.pop(0) if waiting else b"")
-        monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=stream))
+        raw = SimpleNamespace(read=lambda _: waiting.pop(0) if waiting else b"")
+        monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=SimpleNamespace(raw=raw)))
         return list(stdin.items("-", SourceOptions(**options)))  # type: ignore[arg-type]
 
     return results

@@ -1,12 +1,13 @@
 """The command line: one file a command, and the folder is the registry.
 
 A command is a module with `command`, a click command; a new one is a new file (or a plugin, see `annotary.registry`).
-Modules of commands import what they need when they are called, so that `annotary --help` answers at once.
+Modules of commands import networks' libraries and the like when they are called, so that `--help` answers at once.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -14,7 +15,11 @@ from typing import NoReturn
 import click
 
 from annotary import __version__, registry
-from annotary.errors import AnnotaryError
+from annotary.errors import AnnotaryError, UnknownName, UsageError
+
+
+class Stopped(AnnotaryError):
+    """A person stopped a run; the message says whether it can go on."""
 
 
 class _Commands(click.Group):
@@ -23,12 +28,22 @@ class _Commands(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(registry.names("cli"))
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in registry.names("cli"):
-            return None
-        command = registry.load("cli", cmd_name).command
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:
+        try:
+            command = registry.load("cli", cmd_name).command
+        except UnknownName:
+            raise
+        except UsageError as error:  # a plugin that is broken must not break the others
+            return _broken(cmd_name, error)
         assert isinstance(command, click.Command)
         return command
+
+
+def _broken(name: str, error: UsageError) -> click.Command:
+    def complain() -> NoReturn:
+        raise error
+
+    return click.Command(name, callback=complain, short_help="(cannot be loaded)")
 
 
 @click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -41,7 +56,16 @@ def annotary() -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run a command and exit: 0 all well, 1 images failed, 2 it could not be done, 130 Ctrl-C."""
+    """Run a command and exit.
+
+    The exit code is 0 when all went well, 1 when some images failed, 2 when it could not be done, 130 on Ctrl-C and 143
+    when the system asks to stop.
+    """
+    # Without a terminal or a log, what would be told is told to nobody.
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+    signals: list[int] = []
+    _stop_on_request(signals)
     try:
         code = annotary.main(
             None if arguments is None else list(arguments),
@@ -53,15 +77,27 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         code = 2
     except click.ClickException as error:
         code = _complain(_told(error))
+    except (Stopped, KeyboardInterrupt, click.Abort) as error:
+        _complain(str(error) or "stopped")
+        # All files are closed. Threads that wait for a server would be waited for.
+        os._exit(128 + (signals or [signal.SIGINT])[0])
     except AnnotaryError as error:
         code = _complain(str(error))
-    except (KeyboardInterrupt, click.Abort):
-        code = _complain("stopped; the same command goes on where it stopped", 130)
-    except BrokenPipeError:
-        # Whoever reads our output has enough. Python would complain once more when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
+    except OSError as error:
+        code = _complain(f"{error.filename or 'standard output'}: {error.strerror}")
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _stop_on_request(signals: list[int]) -> None:
+    """End as on Ctrl-C when the system asks for it, so that files are closed; the signal is noted."""
+
+    def stop(number: int, _: object) -> NoReturn:
+        signals.append(number)
+        raise KeyboardInterrupt
+
+    for name in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), stop)
 
 
 def _told(error: click.ClickException) -> str:

@@ -42,7 +42,13 @@ def made(record: type[Made], values: Mapping[str, Any]) -> Made:
     try:
         return record(**chosen)
     except ValueError as error:
-        raise UsageError(str(error)) from error
+        raise UsageError(_with_flag(str(error), chosen)) from error
+
+
+def _with_flag(message: str, names: Mapping[str, Any]) -> str:
+    """A message that begins with a field's name, so that it begins with the option's."""
+    name = message.split(" ", 1)[0]
+    return "--" + name.replace("_", "-") + message[len(name) :] if name in names else message
 
 
 def _option(record: type, entry: Field[Any]) -> Callable[[Function], Function]:
@@ -82,7 +88,10 @@ def _kind(hint: Any) -> tuple[Any, bool]:
 @cache
 def help_texts(record: type) -> dict[str, str]:
     """The text under every field of a dataclass."""
-    (body,) = ast.parse(inspect.getsource(record)).body
+    try:
+        (body,) = ast.parse(inspect.getsource(record)).body
+    except OSError:  # an install without source files
+        return {}
     assert isinstance(body, ast.ClassDef)
     texts = {}
     for before, after in zip(body.body, body.body[1:], strict=False):

@@ -6,8 +6,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from annotary.pipeline import Outcome
-from annotary.records import Annotation, Item, Record, to_line
+from annotary.pipeline import Outcome, Standing
+from annotary.records import Annotation, Failure, Item, Record, to_line
 
 
 class Printed:
@@ -17,15 +17,15 @@ class Printed:
         line: What is printed for a record; None prints nothing.
     """
 
-    failed_before = 0
+    can_continue = False
     failures_path: Path | None = None
 
     def __init__(self, line: Callable[[Record], str | None]) -> None:
         self._line = line
 
-    def holds(self, item: Item) -> bool:
-        """Whether an image is done: never."""
-        return False
+    def standing(self, item: Item | Failure) -> Standing:
+        """Whether an image is still to be done: always."""
+        return "new"
 
     def write(self, item: Item | None, record: Record) -> Record:
         """Print a record."""
@@ -54,26 +54,26 @@ def as_tags(record: Record) -> str | None:
 
 
 def one_line(text: str) -> str:
-    """A name that may hold line breaks, on one line."""
-    return text.replace("\n", "\\n").replace("\r", "\\r")
+    """A text on one line, without what would command a terminal; letters of any script stay."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def tell(text: str) -> None:
     """One line on standard error."""
-    sys.stderr.buffer.write(one_line(text).encode("utf-8", "backslashreplace") + b"\n")
+    sys.stderr.write(one_line(text).encode("utf-8", "backslashreplace").decode() + "\n")
     sys.stderr.flush()
 
 
-def counts(
-    outcome: Outcome, verb: str, seconds: float, failed_before: int, where: Path | None
-) -> str:
+def counts(outcome: Outcome, verb: str, seconds: float, failures: Path | None) -> str:
     """The line at the end of a run."""
     finished = outcome.done + outcome.failed
-    rate = f", {finished / seconds:.1f}/s" if finished else ""
+    rate = f", {finished / max(seconds, 1e-6):.1f}/s" if finished else ""
     parts = [f"{outcome.done:,} {verb} in {seconds:.1f} s{rate}"]
-    if outcome.skipped > failed_before:
-        parts.append(f"{outcome.skipped - failed_before:,} done before")
-    if outcome.failed + failed_before:
-        listed = f" (see {where})" if where is not None else ""
-        parts.append(f"{outcome.failed + failed_before:,} failed{listed}")
-    return "; ".join(parts)
+    if outcome.done_before:
+        parts.append(f"{outcome.done_before:,} done before")
+    if outcome.failed:
+        parts.append(f"{outcome.failed:,} failed")
+    if outcome.failed_before:
+        parts.append(f"{outcome.failed_before:,} failed before (--retry-failed tries them again)")
+    listed = failures is not None and (outcome.failed or outcome.failed_before)
+    return "; ".join(parts) + (f"; see {failures}" if listed else "")

@@ -63,8 +63,7 @@ def progress_bar(verb: str, count: Callable[[], int] | None, *, quiet: bool) -> 
         class _Bar:
             def update(self, outcome: Outcome) -> None:
                 told = _told(outcome, time.monotonic() - started)
-                seen = outcome.done + outcome.failed + outcome.skipped
-                bar.update(task, completed=seen, told=told)
+                bar.update(task, completed=outcome.seen, told=told)
 
         yield _Bar()
 
@@ -79,5 +78,5 @@ def _count(count: Callable[[], int], show: Callable[[int], None]) -> None:
 
 def _told(outcome: Outcome, seconds: float) -> str:
     finished = outcome.done + outcome.failed
-    told = f"{finished + outcome.skipped:,} images, {finished / max(seconds, 1e-6):.1f}/s"
+    told = f"{outcome.seen:,} images, {finished / max(seconds, 1e-6):.1f}/s"
     return told + (f", {outcome.failed:,} failed" if outcome.failed else "")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol, cast
 
 from annotary import registry, weights
-from annotary.cards import Card, read_card
-from annotary.errors import UnknownName, UsageError
+from annotary.cards import Card, check_files, read_card
+from annotary.errors import ModelError, UnknownName, UsageError
 from annotary.runtime import Choice, RuntimeOptions
 
 
@@ -40,7 +41,10 @@ def load_model(name: str, options: RuntimeOptions | None = None) -> Model:
     """
     directory = find(name)
     card = read_card(directory)
+    check_files(card, directory)
     family = registry.load("models", card.family.replace("_", "-"))
+    if not hasattr(family, "load"):
+        raise ModelError(f"{card.id}: {card.family} is no family of models that can be loaded")
     return cast(Model, family.load(card, directory, options or RuntimeOptions()))
 
 
@@ -52,12 +56,12 @@ def find(name: str) -> Path:
     """
     known = weights.shipped()
     if name.startswith("dir:"):
-        directory = Path(name.removeprefix("dir:"))
-        if not directory.is_dir():
-            raise UsageError(f"no model directory {str(directory)!r}")
-        return directory
+        directory = name.removeprefix("dir:")
+        if not directory or not os.path.isdir(directory):  # noqa: PTH112 - never raises
+            raise UsageError(f"no model directory {directory!r}")
+        return Path(directory)
     if name in known:
         return known[name]
-    if Path(name).is_dir():
+    if name and os.path.isdir(name):  # noqa: PTH112
         raise UsageError(f"{name!r} is a directory, not a model's name; say --model dir:{name}")
     raise UnknownName("model", name, [*known, "dir:PATH"])

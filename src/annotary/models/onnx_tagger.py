@@ -31,8 +31,11 @@ class OnnxTagger:
         self.card = card
         self.vocabulary = vocabulary
         self.streams = session.choice.streams
-        self.batch_size = 4 if session.choice.device == "cpu" else 32
+        self.batch_size = session.fixed_batch or (4 if session.choice.device == "cpu" else 32)
         self._session = session
+        if "scores" not in session.outputs and len(session.outputs) > 1:
+            raise ModelError(f"{card.id} has several outputs and none is called scores")
+        self._scores = "scores" if "scores" in session.outputs else session.outputs[0]
 
     @property
     def choice(self) -> Choice:
@@ -41,12 +44,18 @@ class OnnxTagger:
 
     def tag_scores(self, batch: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
         """Probabilities float32[b, t], 0..1, for a batch prepared as the card says."""
-        scores = self._session.run(batch, self._session.outputs[0])
+        scores = self._session.run(batch, self._scores)
         expected = (len(batch), len(self.vocabulary))
         if scores.shape != expected:
             raise ModelError(f"{self.card.id} gives scores {scores.shape} for {expected[1]} tags")
         if self.card.activation == "sigmoid":
-            scores = np.float32(1.0) / (np.float32(1.0) + np.exp(-scores))
+            # Beyond 80 float32 would overflow, and the probability is 0 or 1 anyway.
+            scores = np.float32(1.0) / (np.float32(1.0) + np.exp(-np.clip(scores, -80, 80)))
+        if not ((scores >= 0.0) & (scores <= 1.0)).all():
+            raise ModelError(
+                f"{self.card.id} gives scores outside of 0..1; does its card lack"
+                ' activation = "sigmoid"?'
+            )
         return scores
 
     def features(self, batch: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:

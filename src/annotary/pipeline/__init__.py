@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from annotary.pipeline.local import PipelineOptions, annotate
+from annotary.pipeline.output import FileOutput, Output, Standing
 from annotary.pipeline.run import Outcome, Run
 
-__all__ = ["Outcome", "PipelineOptions", "Run", "annotate"]
+__all__ = ["FileOutput", "Outcome", "Output", "PipelineOptions", "Run", "Standing", "annotate"]

@@ -83,7 +83,7 @@ def annotate(
     """Annotate images.
 
     Args:
-        items: The images; what a source could not name is passed on.
+        items: The images; what a source could not name is passed on. They are taken in a thread of their own.
         tasks: What is asked of each image; it is decoded once for all of them.
         reader: Reads the bytes.
         decode_options: How bytes are decoded.
@@ -127,8 +127,8 @@ class _Executor:
         self._running: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
     def results(self, items: Iterable[Item | Failure]) -> Iterator[tuple[Item | None, Record]]:
-        threading.Thread(target=self._feed, args=(items,), daemon=True).start()
-        threading.Thread(target=self._collect, daemon=True).start()
+        for name, work in (("feed", lambda: self._feed(items)), ("collect", self._collect)):
+            threading.Thread(target=work, name=f"annotary-{name}", daemon=True).start()
         while (batch := self._running.get()) is not _END:
             if isinstance(batch, BaseException):
                 raise batch
@@ -170,6 +170,8 @@ class _Executor:
                 return self._fit(item, decoded.pixels, decoded.width, decoded.height)
         except ImageError as error:
             return item, Failure.of(item.image, error)
+        except MemoryError:
+            return item, Failure(item.image, "UnreadableImage", "there is not enough memory for it")
 
     def _fit(self, item: Item, pixels: Pixels, width: int, height: int) -> _Prepared:
         inputs = {spec: preprocess.fit(pixels, spec, (width, height)) for spec in self._specs}
@@ -184,6 +186,10 @@ class _Executor:
                 self._submit(batch)
                 self._running.put(arrived)
                 return
+            if batch.entries and isinstance(arrived, Future) and not arrived.done():
+                # Nothing that is ready waits for an image that is slow to come.
+                self._submit(batch)
+                batch, size = _Batch(), 0
             try:
                 entry = (None, arrived) if isinstance(arrived, Failure) else arrived.result()
             except BaseException as error:  # noqa: BLE001 - it is raised again where the caller sees it

@@ -5,23 +5,38 @@
     failures.jsonl         the images that could not be annotated
 
 Which images are done is read from the output itself, so nothing can disagree with it. The settings file may be
-deleted when the output is finished.
+deleted when the output is finished; then nothing is added to the output any more.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from annotary.errors import OutputError
-from annotary.sinks import OPEN_FLAGS
 
 FAILURES_FILE = "failures.jsonl"
 STATE_SUFFIX = ".run.json"
+
+_FLAGS = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Claim:
+    """What the settings file holds."""
+
+    settings: Mapping[str, Any]
+    """What the records depend on."""
+    failures: str
+    """The name of the list of failures, in the same folder."""
+    complete: bool
+    """Whether the run came to its end."""
 
 
 class RunState:
@@ -30,7 +45,12 @@ class RunState:
     Args:
         output: The file, or the folder of a format that writes one file an image.
         settings: What the records depend on: two runs with equal settings may continue each other.
-        overwrite: Whether an output that is there may be thrown away.
+        is_folder: Whether the format writes one file an image.
+        overwrite: Whether results of annotary that are there may be thrown away. A run that was stopped while it
+            overwrote is continued.
+
+    Attributes:
+        failures: The list of failures of this output.
 
     Raises:
         OutputError: The output belongs to another run, or to nobody known, or another process is writing it.
@@ -42,126 +62,182 @@ class RunState:
         self.output = output
         self.path = output / f"annotary{STATE_SUFFIX}" if is_folder else _beside(output)
         self._settings = json.loads(json.dumps(settings))
-        self._descriptor: int | None
+        _check_place(output, is_folder=is_folder)
         self._descriptor, is_new = self._open()
         try:
-            self._claim(is_folder=is_folder, overwrite=overwrite)
+            with _folder_lock(self.path.parent):
+                self.failures = self._claim(is_folder=is_folder, overwrite=overwrite)
         except BaseException:
-            self.release()
             if is_new:
                 self.path.unlink(missing_ok=True)
+            os.close(self._descriptor)
             raise
 
-    def release(self) -> None:
-        """Let other processes have the output."""
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
+    def release(self, *, complete: bool) -> None:
+        """Let other processes have the output.
 
-    def _claim(self, *, is_folder: bool, overwrite: bool) -> None:
+        Args:
+            complete: Whether the run came to its end.
+        """
+        try:
+            if complete:
+                self._write(_Claim(self._settings, self.failures.name, complete=True))
+        finally:
+            os.close(self._descriptor)
+
+    def _claim(self, *, is_folder: bool, overwrite: bool) -> Path:
+        """Decide whether to continue, to begin anew or to refuse; the list of failures."""
         found = self._read()
-        exists = self.output.is_file() and self.output.stat().st_size > 0
-        if is_folder and self.output.exists() and not self.output.is_dir():
-            raise OutputError(f"{self.output} is a file, and this format needs a folder")
-        if not is_folder and self.output.is_dir():
-            raise OutputError(f"{self.output} is a folder; --output must be a file for this format")
-        if overwrite:
-            if not is_folder:
-                self.output.unlink(missing_ok=True)
-            self._forget_failures(found)
-            found = None
-        elif exists and found is None:
+        exists = is_folder or (self.output.exists() and self.output.stat().st_size > 0)
+        if found is None and exists and not is_folder:
             raise OutputError(
                 f"{self.output} was not written by annotary, or its {self.path.name} is gone;"
-                " choose another --output, or say --on-existing overwrite"
+                " move it away, or choose another --output"
             )
-        elif found is not None and (exists or is_folder):
-            self._compare(found["settings"])
-        else:
-            self._forget_failures(found)
-            found = None
-        self.failures = self.path.parent / (found["failures"] if found else self._free_name())
-        if found is None:
-            self._write({"settings": self._settings, "failures": self.failures.name})
+        continues = found is not None and exists and found.settings == self._settings
+        if overwrite and found is not None and found.complete:
+            continues = False
+        if found is not None and exists and not continues and not overwrite:
+            raise OutputError(self._told_changes(found.settings))
+        if found is not None and not continues:
+            (self.path.parent / found.failures).unlink(missing_ok=True)
+            if not is_folder:
+                self.output.unlink(missing_ok=True)
+        name = found.failures if found is not None and continues else self._free_name()
+        self._write(_Claim(self._settings, name, complete=False))
+        return self.path.parent / name
 
-    def _compare(self, found: Mapping[str, Any]) -> None:
-        names = sorted({*found, *self._settings})
-        changed = [name for name in names if found.get(name) != self._settings.get(name)]
-        if changed:
-            told = "; ".join(
-                f"{name} was {found.get(name)!r}, now {self._settings.get(name)!r}"
-                for name in changed
-            )
-            raise OutputError(
-                f"{self.output} holds results of other settings ({told}); choose another --output,"
-                " or say --on-existing overwrite"
-            )
+    def _told_changes(self, before: Mapping[str, Any]) -> str:
+        names = sorted({*before, *self._settings})
+        changes = "; ".join(
+            f"{name} was {_shown(before.get(name))}, now {_shown(self._settings.get(name))}"
+            for name in names
+            if before.get(name) != self._settings.get(name)
+        )
+        return (
+            f"{self.output} holds results of other settings ({changes}); choose another --output,"
+            " or say --on-existing overwrite"
+        )
 
     def _free_name(self) -> str:
-        """`failures.jsonl`, unless it is there or another output's run has claimed it."""
+        """`failures.jsonl`, unless it is there or another output has claimed it."""
         folder = self.path.parent
-        taken = (folder / FAILURES_FILE).exists() or any(
-            json.dumps(FAILURES_FILE) in other.read_text(encoding="utf-8", errors="replace")
-            for other in folder.glob(f"*{STATE_SUFFIX}")
-            if other != self.path
-        )
-        return f"{self.output.name}.{FAILURES_FILE}" if taken else FAILURES_FILE
-
-    def _forget_failures(self, found: Mapping[str, Any] | None) -> None:
-        if found is not None:
-            (self.path.parent / found["failures"]).unlink(missing_ok=True)
+        others = (path for path in folder.glob(f"*{STATE_SUFFIX}") if path != self.path)
+        if (
+            self.output.name == FAILURES_FILE
+            or (folder / FAILURES_FILE).exists()
+            or any(_names_failures(other) for other in others)
+        ):
+            return f"{self.output.name}.{FAILURES_FILE}"
+        return FAILURES_FILE
 
     def _open(self) -> tuple[int, bool]:
         """Open and lock the settings file; also whether it is new. The system drops the lock with the process."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            is_new = not self.path.exists()
-            descriptor = os.open(self.path, OPEN_FLAGS, 0o666)
+            while True:
+                is_new = not self.path.exists()
+                descriptor = os.open(self.path, _FLAGS, 0o666)
+                if not _lock(descriptor):
+                    os.close(descriptor)
+                    break
+                if _is_still(descriptor, self.path):
+                    return descriptor, is_new
+                os.close(descriptor)  # somebody gave it up and removed it before we had the lock
         except OSError as error:
             raise OutputError(f"cannot write {self.path}: {error.strerror}") from error
-        if not _lock(descriptor):
-            os.close(descriptor)
-            raise OutputError(f"another process is writing {self.output}; wait for it, or stop it")
-        return descriptor, is_new
+        raise OutputError(f"another process is writing {self.output}; wait for it, or stop it")
 
-    def _read(self) -> dict[str, Any] | None:
-        """The settings and the name of the failure file; None for a file that was just made."""
-        assert self._descriptor is not None
+    def _read(self) -> _Claim | None:
+        """What an earlier run wrote; None for a file that is new, or that a crash of the system has damaged."""
         os.lseek(self._descriptor, 0, os.SEEK_SET)
-        text = os.read(self._descriptor, 1 << 20)
-        if not text:
-            return None
+        text = os.read(self._descriptor, 1 << 20).decode("utf-8", "replace")
         try:
-            state = json.loads(text)
-            return {"settings": dict(state["settings"]), "failures": str(state["failures"])}
-        except (ValueError, KeyError, TypeError) as error:
-            raise OutputError(f"{self.path} is damaged; choose another --output") from error
+            # A longer content of before may stand behind ours, if we were killed before it was cut off.
+            state, _ = json.JSONDecoder().raw_decode(text)
+            claim = _Claim(dict(state["settings"]), str(state["failures"]), bool(state["complete"]))
+        except (ValueError, KeyError, TypeError):
+            return None
+        is_ours = (
+            claim.failures.endswith(FAILURES_FILE) and Path(claim.failures).name == claim.failures
+        )
+        return claim if is_ours else None
 
-    def _write(self, state: Mapping[str, Any]) -> None:
-        assert self._descriptor is not None
+    def _write(self, claim: _Claim) -> None:
+        state = {
+            "settings": claim.settings,
+            "failures": claim.failures,
+            "complete": claim.complete,
+        }
         data = (json.dumps(state, indent=1) + "\n").encode()
         try:
-            os.ftruncate(self._descriptor, 0)
             os.lseek(self._descriptor, 0, os.SEEK_SET)
             if os.write(self._descriptor, data) < len(data):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.ftruncate(self._descriptor, len(data))
         except OSError as error:
-            os.ftruncate(self._descriptor, 0)
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._descriptor, 0)
             raise OutputError(f"cannot write {self.path}: {error.strerror}") from error
 
 
-def _lock(descriptor: int) -> bool:
+def _beside(output: Path) -> Path:
+    return output.with_name(output.name + STATE_SUFFIX)
+
+
+def _check_place(output: Path, *, is_folder: bool) -> None:
+    """Refuse what can never become the output."""
+    if is_folder and output.exists() and not output.is_dir():
+        raise OutputError(f"{output} is a file, and this format needs a folder")
+    if not is_folder and output.is_dir():
+        raise OutputError(f"{output} is a folder, and this format needs a file")
+    if not is_folder and output.exists() and not output.is_file():
+        raise OutputError(f"{output} is no ordinary file; --json prints on standard output")
+
+
+def _shown(value: object) -> str:
+    return "not said" if value is None else repr(value)
+
+
+def _names_failures(state: Path) -> bool:
+    """Whether another output's settings name `failures.jsonl`; one that cannot be read may."""
+    try:
+        return json.dumps(FAILURES_FILE) in state.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return True
+
+
+def _is_still(descriptor: int, path: Path) -> bool:
+    """Whether an open file is the one that has the name now."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))  # noqa: PTH116
+    except FileNotFoundError:
+        return False
+
+
+def _lock(descriptor: int, *, wait: bool = False) -> bool:
     """Take the lock of an open file; false when another process has it. Systems without such locks go unlocked."""
     try:
         import fcntl
     except ImportError:
         return True
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError as error:
+        return error.errno not in (errno.EAGAIN, errno.EACCES)
     return True
 
 
-def _beside(output: Path) -> Path:
-    return output.with_name(output.name + STATE_SUFFIX)
+@contextlib.contextmanager
+def _folder_lock(folder: Path) -> Iterator[None]:
+    """Let one process at a time choose names in a folder, where the system can lock folders."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        yield
+        return
+    try:
+        _lock(descriptor, wait=True)
+        yield
+    finally:
+        os.close(descriptor)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,6 +14,9 @@ class RuntimeOptions:
 
     threads: int | None = None
     """Processor cores to use; all that the process may use when nothing is said."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the network runs; auto takes a GPU when the runtime offers one."""
 
     def __post_init__(self) -> None:
         if self.threads is not None and self.threads < 1:

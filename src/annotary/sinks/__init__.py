@@ -14,7 +14,7 @@ Files whose names begin with an underscore are the room's machinery.
 
 from __future__ import annotations
 
-from annotary.sinks._appending import OPEN_FLAGS
+from annotary.sinks._atomic import write_atomically
 from annotary.sinks._contract import (
     Sink,
     SinkOptions,
@@ -26,12 +26,12 @@ from annotary.sinks._contract import (
 from annotary.sinks._names import NameSet
 
 __all__ = [
-    "OPEN_FLAGS",
     "NameSet",
     "Sink",
     "SinkOptions",
     "format_of",
     "formats",
     "open_sink",
+    "write_atomically",
     "writes_one_file",
 ]

@@ -1,6 +1,6 @@
 """A file that records are appended to one by one, and that a killed process leaves repairable.
 
-Every record goes to the operating system whole, in one write, before the next one is begun. So whenever a process
+Every record goes to the operating system before the next one is begun. So whenever a process
 dies, the file holds whole records and at most one broken tail, which the next run cuts off.
 """
 
@@ -14,7 +14,7 @@ from typing import BinaryIO, Protocol
 from annotary.errors import OutputError
 from annotary.sinks._names import NameSet
 
-OPEN_FLAGS = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0)
+_FLAGS = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0)
 """Read and write, without the translation of line ends that Windows does."""
 
 
@@ -73,22 +73,28 @@ class AppendingFile:
         self._write(start + record)
         self._names.add(name)
 
-    def close(self) -> None:
-        """Write the end of the file, have the disk take it, and close. A file with no record is written too."""
-        if self._style.closing or self._descriptor is not None or not self.path.exists():
-            self._write(self._style.closing)
-        if self._descriptor is not None:
-            os.fsync(self._descriptor)
-            os.close(self._descriptor)
-            self._descriptor = None
+    def close(self, *, complete: bool) -> None:
+        """Write the end of the file, have the disk take it, and close.
 
-    def release(self) -> None:
-        """Close without making a file where there is none and without ending it."""
-        if self._descriptor is not None:
+        Args:
+            complete: Whether to write the end also where nothing was appended: a file without a record is a result.
+        """
+        if complete and self._descriptor is None:
+            self._write(b"")
+        if self._descriptor is None:
+            return
+        try:
+            self._write(self._style.closing)
+            os.fsync(self._descriptor)
+        except OSError as error:
+            raise OutputError(f"cannot write {self.path}: {error.strerror}") from error
+        finally:
             os.close(self._descriptor)
             self._descriptor = None
 
     def _recover(self) -> None:
+        if self.path.exists() and not self.path.is_file():
+            raise OutputError(f"{self.path} is no ordinary file; choose another --output")
         try:
             with self.path.open("rb") as file:
                 opening = file.read(len(self._style.opening))
@@ -122,7 +128,7 @@ class AppendingFile:
 
     def _open(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._descriptor = os.open(self.path, OPEN_FLAGS, 0o666)
+        self._descriptor = os.open(self.path, _FLAGS, 0o666)
         os.ftruncate(self._descriptor, self._end)
         os.lseek(self._descriptor, self._end, os.SEEK_SET)
         if self._end == 0:

@@ -27,23 +27,37 @@ class SinkOptions:
     full_names: bool = False
     """Name sidecars a.jpg.txt instead of a.txt, so that a.jpg and a.png cannot collide."""
 
+    def __post_init__(self) -> None:
+        if not self.separator:
+            raise ValueError("separator must not be empty")
+
 
 class Sink(Protocol):
     """A place that annotations are written to."""
 
     def holds(self, item: Item) -> bool:
-        """Whether the output has this image already, so that it need not be done again."""
+        """Whether the output has this image already, so that it need not be done again.
+
+        It is asked for every image of a run, in their order and in one thread, which need not be the one that writes.
+        """
 
     def write(self, item: Item, annotation: Annotation) -> None:
         """Write one annotation; when this returns, a killed process loses nothing of it.
 
         Raises:
             OutputError: It cannot be written. What was written before stays whole.
-            SidecarTaken: This image alone cannot be written.
+            SidecarError: This image alone cannot be written.
         """
 
-    def close(self) -> None:
-        """Finish the output. Called also when a run stops early."""
+    def close(self, *, complete: bool) -> None:
+        """Finish the output.
+
+        Args:
+            complete: Whether the run came to its end. One that did not makes no file where there is none.
+
+        Raises:
+            OutputError: The end cannot be written.
+        """
 
 
 def formats() -> tuple[str, ...]:

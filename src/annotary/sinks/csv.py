@@ -30,17 +30,24 @@ class CsvRows:
     def recover(self, file: BinaryIO) -> Iterator[tuple[str, int]]:
         """Name and end of every whole row."""
         end = file.tell()
-        rest = b""
+        parts: list[bytes] = []
+        is_open = False  # whether a quote is
         for line in file:
-            rest += line
-            if rest.count(b'"') % 2 or not rest.endswith(b"\n"):
-                continue  # an open quote, or the tail
-            row = next(csv.reader([rest.decode()]), [])
+            parts.append(line)
+            is_open ^= line.count(b'"') % 2 == 1
+            if is_open or not line.endswith(b"\n"):
+                continue
+            row = _cells(b"".join(parts))
             if len(row) != len(COLUMNS):
-                raise ValueError(f"a row of {len(row)} cells where {len(COLUMNS)} belong")
-            end += len(rest)
-            rest = b""
+                raise ValueError(
+                    f"a row of {len(row)} cells where {len(COLUMNS)} belong, at byte {end}"
+                )
+            end += sum(map(len, parts))
+            parts = []
             yield row[0], end
+        # A tail that was cut off is a part of one row. If whole rows are in it, a quote before them is wrong.
+        if any(len(_cells(line)) == len(COLUMNS) for line in parts[1:-1]):
+            raise ValueError(f"a quote is not closed after byte {end}")
 
 
 class CsvSink:
@@ -64,15 +71,25 @@ class CsvSink:
         csv.writer(text, lineterminator="\r\n").writerow(row)  # so that it quotes both characters
         self._file.append(name, text.getvalue().removesuffix("\r\n").encode() + b"\n")
 
-    def close(self) -> None:
+    def close(self, *, complete: bool) -> None:
         """Have the disk take it all."""
-        self._file.close()
+        self._file.close(complete=complete)
 
 
 def open(output: Path | None, options: SinkOptions) -> CsvSink:  # noqa: A001
     """A sink that continues the file."""
     assert output is not None
     return CsvSink(output, options.separator)
+
+
+def _cells(row: bytes) -> list[str]:
+    before = csv.field_size_limit(max(len(row), csv.field_size_limit()))
+    try:
+        return next(csv.reader([row.decode("utf-8", "replace")]), [])
+    except csv.Error:
+        return []
+    finally:
+        csv.field_size_limit(before)
 
 
 def _writable(name: str) -> str:

@@ -31,6 +31,8 @@ class JsonArray:
         for number, line in enumerate(lines, start=2):
             record = line.rstrip(b",\n")
             if record in (b"", b"]"):
+                if any(rest.strip() not in (b"", b"]") for rest in lines):
+                    raise ValueError(f"line {number} ends the array, and there is more")
                 return
             try:
                 name = name_of(record, f"line {number}")
@@ -56,9 +58,9 @@ class JsonSink:
         """Append one element."""
         self._file.append(item.image, to_line(annotation).encode())
 
-    def close(self) -> None:
+    def close(self, *, complete: bool) -> None:
         """Close the array."""
-        self._file.close()
+        self._file.close(complete=complete)
 
 
 def open(output: Path | None, options: SinkOptions) -> JsonSink:  # noqa: A001, ARG001

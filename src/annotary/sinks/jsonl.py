@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from annotary.records import Annotation, Failure, Item, to_line
+from annotary.records import Annotation, Item, to_line
 from annotary.sinks._appending import AppendingFile
 from annotary.sinks._contract import SinkOptions
 
@@ -45,32 +45,9 @@ class JsonLinesSink:
         """Append one line."""
         self._file.append(item.image, to_line(annotation).encode() + b"\n")
 
-    def close(self) -> None:
+    def close(self, *, complete: bool) -> None:
         """Have the disk take it all."""
-        self._file.close()
-
-
-class FailureFile:
-    """The images of a run that could not be annotated, as JSON Lines. There is no file until one fails."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._file = AppendingFile(path, JsonLines())
-
-    def __len__(self) -> int:
-        return len(self._file)
-
-    def __contains__(self, image: str) -> bool:
-        return image in self._file
-
-    def write(self, failure: Failure) -> None:
-        """Append one line, unless the image has one."""
-        if failure.image not in self._file:
-            self._file.append(failure.image, to_line(failure).encode() + b"\n")
-
-    def close(self) -> None:
-        """Close the file, if there is one."""
-        self._file.release()
+        self._file.close(complete=complete)
 
 
 def open(output: Path | None, options: SinkOptions) -> JsonLinesSink:  # noqa: A001, ARG001

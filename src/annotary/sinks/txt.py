@@ -5,10 +5,14 @@ This is what trainers of diffusion models read. Each file is written whole or no
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import os
+import re
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from annotary.errors import OutputError, SidecarTaken, UsageError
+from annotary.errors import OutputError, SidecarError
 from annotary.records import Annotation, Item
 from annotary.sinks._atomic import write_atomically
 from annotary.sinks._contract import SinkOptions
@@ -29,45 +33,57 @@ class TextSidecars:
     def __init__(self, folder: Path | None, options: SinkOptions) -> None:
         self._folder = folder
         self._options = options
-        self._written = NameSet()
+        self._claimed = NameSet()
+        self._late = NameSet()
 
     def place(self, item: Item) -> Path:
         """The sidecar of an image.
 
         Raises:
-            UsageError: The image is no file and no folder was given.
+            SidecarError: The image is no file and no folder was given, or the sidecar would be the image.
         """
         if self._folder is not None:
-            image = self._folder / (item.relative or _safe_name(item.image))
+            image = self._folder / (item.relative or _name_for(item.image))
         elif item.path is not None:
             image = item.path
         else:
-            raise UsageError(
-                f"{item.image} is no file to put a sidecar beside; say --output FOLDER"
-            )
-        if self._options.full_names:
-            return image.with_name(image.name + ".txt")
-        return image.with_suffix(".txt")
+            raise SidecarError("this is no file to put a sidecar beside; say --output FOLDER")
+        has_full_name = self._options.full_names or not image.suffix
+        place = image.with_name(image.name + ".txt") if has_full_name else image.with_suffix(".txt")
+        if place == item.path:
+            raise SidecarError("its sidecar would be the image itself; say --full-names")
+        return place
 
     def holds(self, item: Item) -> bool:
-        """Whether the sidecar exists and is to be left alone."""
-        return self._options.on_existing == "skip" and os.path.lexists(self.place(item))
+        """Whether the sidecar exists and is to be left alone. The first image that wants a sidecar has it."""
+        try:
+            place = self.place(item)
+        except SidecarError:
+            return False  # writing says what is wrong
+        if not self._claimed.add(os.fspath(place)):
+            self._late.add(item.image)
+            return False
+        return self._options.on_existing == "skip" and os.path.lexists(place)
 
     def write(self, item: Item, annotation: Annotation) -> None:
         """Write the sidecar; a person's tags in it stay first when appending."""
         place = self.place(item)
-        if not self._written.add(os.fspath(place)):
-            raise SidecarTaken(
-                f"another image has the sidecar {place}; --full-names gives each its own"
-            )
+        if item.image in self._late:
+            raise SidecarError(f"another image has the sidecar {place}")
         separator = self._options.separator
         names = [tag.name for tag in annotation.tags]
         if self._options.on_existing == "append":
             kept = _existing(place, separator)
             names = kept + [name for name in names if name not in kept]
-        write_atomically(place, separator.join(names) + "\n")
+        try:
+            write_atomically(place, separator.join(names) + "\n")
+        except OutputError as error:
+            cause = error.__cause__
+            if isinstance(cause, OSError) and cause.errno == errno.ENAMETOOLONG:
+                raise SidecarError(f"its sidecar's name is too long: {place.name}") from error
+            raise
 
-    def close(self) -> None:
+    def close(self, *, complete: bool) -> None:
         """Nothing is open."""
 
 
@@ -81,13 +97,23 @@ def _existing(place: Path, separator: str) -> list[str]:
         text = place.read_text(encoding="utf-8")
     except FileNotFoundError:
         return []
-    except (OSError, UnicodeDecodeError) as error:
-        raise OutputError(f"cannot read {place}, so nothing is appended to it: {error}") from error
+    except UnicodeDecodeError as error:
+        raise SidecarError(f"{place} is no UTF-8 text, so nothing is appended to it") from error
+    except OSError as error:
+        raise SidecarError(f"cannot read {place}: {error.strerror}") from error
     mark = separator.strip() or separator
     return [name for part in text.split(mark) if (name := part.strip())]
 
 
-def _safe_name(image: str) -> str:
-    """A file name for an image that has no path: the last part of its address, without the query."""
-    last = image.split("?")[0].rstrip("/").rsplit("/", 1)[-1]
-    return last.replace("\\", "_").replace("\0", "_") or "image"
+def _name_for(address: str) -> str:
+    """A file name for an image that has no path, from the last part of its address.
+
+    An address whose last part says too little (a query, no name) gets eight digits that tell it from others.
+    """
+    parts = urlsplit(address)
+    name = re.sub(r"[^\w.() -]", "_", parts.path.rstrip("/").rsplit("/", 1)[-1])
+    if parts.query or not name.strip("."):
+        digest = hashlib.blake2b(address.encode("utf-8", "backslashreplace"), digest_size=4)
+        stem, dot, suffix = name.strip(".").rpartition(".")
+        name = f"{stem or suffix or 'image'}-{digest.hexdigest()}{dot and stem and dot + suffix}"
+    return name[-200:]

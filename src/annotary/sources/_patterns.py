@@ -1,4 +1,4 @@
-"""Patterns for files and folders, as `--include` and `--exclude` take them.
+"""Patterns for files and folders, as `--include-files` and `--exclude-files` take them.
 
 A pattern is compared with a path relative to the folder that was named, with "/" between its parts:
 

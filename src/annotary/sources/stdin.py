@@ -56,8 +56,9 @@ def items(argument: str, options: SourceOptions) -> Iterator[Item | Failure]:  #
     """
     if sys.stdin is None:
         raise UsageError("there is no standard input to read")
-    stream = cast(io.BufferedReader, sys.stdin.buffer)
-    pieces = iter(lambda: stream.read1(PIECE), b"")
+    # Not through the buffer: its lock, held by a thread that waits, would crash Python's end.
+    raw = cast(io.BufferedReader, sys.stdin.buffer).raw
+    pieces = iter(lambda: raw.read(PIECE) or b"", b"")
     head = b""
     for piece in pieces:
         head += piece

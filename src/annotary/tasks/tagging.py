@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from annotary.cards import PRESETS, Card, PreprocessSpec, Vocabulary
-from annotary.errors import UnknownName, UsageError
+from annotary.cards import PRESETS, Card, PreprocessSpec, Preset, Vocabulary
+from annotary.errors import UsageError
 from annotary.models import Model
 from annotary.records import Tag
 
@@ -50,7 +50,7 @@ class TaggingOptions:
     threshold: float | None = None
     """Keep tags whose probability is at least this, 0..1. Takes the place of the preset."""
 
-    preset: str | None = None
+    preset: Preset | None = None
     """A set of thresholds, one a tag, that came with the model: balanced (best F1; what is used when nothing is
     said), precise (few wrong tags) or broad (few missed tags)."""
 
@@ -62,13 +62,16 @@ class TaggingOptions:
 
     def __post_init__(self) -> None:
         if self.threshold is not None and self.preset is not None:
-            raise UsageError("--threshold and --preset exclude each other; say one of them")
+            raise ValueError("threshold takes the place of preset; give one of them")
         if self.threshold is not None and not 0.0 <= self.threshold <= 1.0:
-            raise UsageError(f"--threshold must be in 0..1, but got {self.threshold}")
+            raise ValueError(f"threshold must be in 0..1, but got {self.threshold}")
         if self.preset is not None and self.preset not in PRESETS:
-            raise UnknownName("preset", self.preset, PRESETS)
+            known = ", ".join(PRESETS)
+            raise ValueError(f"preset must be one of {known}, but got {self.preset!r}")
         if self.top is not None and self.top < 1:
-            raise UsageError(f"--top must be at least 1, but got {self.top}")
+            raise ValueError(f"top must be at least 1, but got {self.top}")
+        if isinstance(self.exclude, str):
+            raise ValueError("exclude must be several patterns, not one text")
 
 
 class Tagging:
@@ -86,6 +89,7 @@ class Tagging:
 
     def __init__(self, model: Tagger, options: TaggingOptions) -> None:
         self._model = model
+        self._options = options
         self._top = options.top
         self._thresholds = _thresholds(model, options)
         self._kept = _kept(model.vocabulary, options.exclude)
@@ -114,6 +118,18 @@ class Tagging:
         """The tags of every image of a batch, in descending order of score."""
         return [self._select(scores) for scores in self._model.tag_scores(batch)]
 
+    def settings(self) -> dict[str, Any]:
+        """What the tags depend on beside the model, in one way of writing: equal settings give equal tags."""
+        chosen = self._options
+        known = self._model.vocabulary.thresholds
+        by_preset = chosen.threshold is None and (chosen.preset or known)
+        return {
+            "preset": (chosen.preset or DEFAULT_PRESET) if by_preset else None,
+            "threshold": None if by_preset else _threshold(chosen),
+            "top": chosen.top,
+            "exclude": sorted(set(chosen.exclude)),
+        }
+
     def _select(self, scores: npt.NDArray[np.float32]) -> tuple[Tag, ...]:
         vocabulary = self._model.vocabulary
         chosen = np.flatnonzero((scores >= self._thresholds) & self._kept)
@@ -130,10 +146,13 @@ def _thresholds(model: Tagger, options: TaggingOptions) -> npt.NDArray[np.float3
     if options.threshold is None and (options.preset or known):
         preset = options.preset or DEFAULT_PRESET
         if preset not in known:
-            raise UsageError(f"{model.card.id} has no preset {preset!r}; say --threshold")
+            raise UsageError(f"{model.card.id} has no preset {preset!r}; give a threshold")
         return np.asarray(known[preset], dtype=np.float32)
-    threshold = DEFAULT_THRESHOLD if options.threshold is None else options.threshold
-    return np.full(len(model.vocabulary), threshold, dtype=np.float32)
+    return np.full(len(model.vocabulary), _threshold(options), dtype=np.float32)
+
+
+def _threshold(options: TaggingOptions) -> float:
+    return DEFAULT_THRESHOLD if options.threshold is None else options.threshold
 
 
 def _kept(vocabulary: Vocabulary, exclude: Iterable[str]) -> npt.NDArray[np.bool_]:
@@ -142,6 +161,8 @@ def _kept(vocabulary: Vocabulary, exclude: Iterable[str]) -> npt.NDArray[np.bool
     for pattern in exclude:
         matches = [fnmatchcase(name, pattern) for name in vocabulary.names]
         if not any(matches):
-            raise UsageError(f"--exclude {pattern!r} matches none of the {len(vocabulary)} tags")
+            raise UsageError(
+                f"{pattern!r}, to be excluded, matches none of the {len(vocabulary)} tags"
+            )
         kept &= ~np.asarray(matches)
     return kept
