@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -227,4 +226,4 @@ def test_a_list_can_be_read_while_it_is_mended(tmp_path):
     out = FileOutput("jsonl", output, SinkOptions(), SETTINGS, retry_failed=True)
     assert listed(tmp_path / "failures.jsonl") == ["a"]
     out.close(complete=True)
-    assert os.path.exists(tmp_path / "failures.jsonl")
+    assert (tmp_path / "failures.jsonl").exists()

@@ -228,12 +228,13 @@ def test_asked_to_stop_by_the_system(colours, photos, tmp_path, number):
 def test_stopped_while_standard_input_is_open(colours, photos, tmp_path):
     path = photos(1) / "00000.png"
     output = tmp_path / "out.jsonl"
-    process = start("-", colours, output, stdin=subprocess.PIPE)
-    assert process.stdin is not None
-    process.stdin.write(os.fsencode(path) + b"\n")
-    process.stdin.flush()
-    stop_somewhere(process, output, 1, signal.SIGINT)
-    code, errors = process.wait(30), process.stderr.read().decode()
+    with start("-", colours, output, stdin=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stderr is not None
+        process.stdin.write(os.fsencode(path) + b"\n")
+        process.stdin.flush()
+        stop_somewhere(process, output, 1, signal.SIGINT)
+        code, errors = process.wait(30), process.stderr.read().decode()
     assert code == 130, errors
     assert errors.count("\n") == 1, errors
     assert names_in(output) == [str(path)]

@@ -88,8 +88,8 @@ class RunState:
     def _claim(self, *, is_folder: bool, overwrite: bool) -> Path:
         """Decide whether to continue, to begin anew or to refuse; the list of failures."""
         found = self._read()
-        exists = is_folder or (self.output.exists() and self.output.stat().st_size > 0)
-        if found is None and exists and not is_folder:
+        exists = self.output.exists()
+        if found is None and exists and not is_folder and self.output.stat().st_size > 0:
             raise OutputError(
                 f"{self.output} was not written by annotary, or its {self.path.name} is gone;"
                 " move it away, or choose another --output"
@@ -158,9 +158,8 @@ class RunState:
             claim = _Claim(dict(state["settings"]), str(state["failures"]), bool(state["complete"]))
         except (ValueError, KeyError, TypeError):
             return None
-        is_ours = (
-            claim.failures.endswith(FAILURES_FILE) and Path(claim.failures).name == claim.failures
-        )
+        name = claim.failures
+        is_ours = name.endswith(FAILURES_FILE) and Path(name).name == name and name.isprintable()
         return claim if is_ours else None
 
     def _write(self, claim: _Claim) -> None:
