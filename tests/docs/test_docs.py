@@ -1,0 +1,413 @@
+"""The documentation says what the code does: its commands and examples run, and nothing public is left out."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+import os
+import re
+import shutil
+import sqlite3
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import click
+import pytest
+from PIL import Image
+
+import annotary
+from annotary import errors, registry, sinks, weights
+from annotary.cards import read_card, read_vocabulary
+from annotary.pipeline import local
+from annotary.records import Annotation, Failure, Item, from_line
+from annotary.sinks import SinkOptions
+from annotary.sources.folder import IMAGE_SUFFIXES
+from annotary.sources.lists import LIST_SUFFIXES
+from tests.conftest import child_environment, make_colours
+from tests.test_imports import MAY_IMPORT
+
+ROOT = Path(__file__).parent.parent.parent
+README = ROOT / "README.md"
+TAG, PYTHON, DESIGN, EXTENDING = (
+    ROOT / "docs" / name for name in ("tag.md", "python.md", "design.md", "extending.md")
+)
+PAGES = sorted(
+    page
+    for page in ROOT.rglob("*.md")
+    if not any(part.startswith((".", "build", "dist")) for part in page.relative_to(ROOT).parts)
+)
+COMMAND = "pip install . && annotary tag examples"
+TOLERANCE = 0.02
+"""Of scores: platforms decode JPEGs with different libraries."""
+
+has_starter = pytest.mark.skipif(
+    "starter" not in weights.shipped(), reason="the weights of the starter are absent"
+)
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """The contents of the fenced blocks of a language."""
+    found = re.findall(rf"^```{language}\n(.*?)^```$", page.read_text("utf-8"), re.S | re.M)
+    assert found, f"{page.name} has no block of {language}"
+    return found
+
+
+def output_of(what: str) -> str:
+    """The output that the README shows for something."""
+    marked = rf"<!-- output of: {re.escape(what)} -->\n```text\n(.*?)```\n<!-- end of output -->"
+    (found,) = re.findall(marked, README.read_text("utf-8"), re.S)
+    return found
+
+
+def run(command: list[str], **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = {**child_environment(), **variables}
+    if "ANNOTARY_CORE_PYTHON" in os.environ and command[0] != sys.executable:
+        del environment["PYTHONPATH"]  # the core install finds its own files
+    return subprocess.run(
+        command,
+        capture_output=True,
+        encoding="utf-8",
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        check=False,
+        timeout=300,
+    )
+
+
+def as_installed() -> tuple[list[str], str]:
+    """annotary and Python as a user has them: of the core install where `scripts/test` made one."""
+    if python := os.environ.get("ANNOTARY_CORE_PYTHON"):
+        return [str(Path(python).parent / "annotary")], python
+    return [sys.executable, "-m", "annotary"], sys.executable
+
+
+def flags(options: list[click.Parameter]) -> set[str]:
+    """How the options of a command are called, both ways of those that can be switched off."""
+    return {
+        flag
+        for option in options
+        if isinstance(option, click.Option)
+        for flag in (*option.opts, *option.secondary_opts)
+    }
+
+
+def scores(line: str) -> tuple[str, dict[str, float]]:
+    """The image of a printed line, and its tags with their scores."""
+    image, _, tags = line.partition(": ")
+    pairs = (tag.rpartition(" ") for tag in tags.split(", ") if tag != "(no tags)")
+    return image, {name: float(score) for name, _, score in pairs}
+
+
+# The README
+
+
+@has_starter
+def test_the_command_of_the_readme_prints_what_the_readme_shows(tmp_path):
+    assert COMMAND in "".join(blocks(README, "sh"))
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    result = run([*as_installed()[0], *COMMAND.rpartition("annotary ")[2].split()])
+    assert result.returncode == 0, result.stderr
+    *shown, counts = output_of("annotary tag examples").splitlines()
+    printed = result.stdout.splitlines()
+    assert [scores(line)[0] for line in printed] == [scores(line)[0] for line in shown]
+    for said, expected in zip(map(scores, printed), map(scores, shown), strict=True):
+        assert said[1] == pytest.approx(expected[1], abs=TOLERANCE), said[0]
+    form = r"(\d+) tagged in \d+\.\d s, \d+\.\d/s"
+    assert re.fullmatch(form, counts)
+    assert re.fullmatch(form, result.stderr.strip())
+    assert counts.split()[0] == result.stderr.split()[0] == str(len(shown))
+
+
+@has_starter
+def test_the_python_of_the_readme_prints_what_the_readme_shows(tmp_path):
+    (code,) = blocks(README, "python")
+    assert len(code.splitlines()) == 6
+    assert "photo.ok" in code
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    result = run([as_installed()[1], "-c", code])
+    assert result.returncode == 0, result.stderr
+
+    def parsed(text: str) -> list[tuple[str, list[str]]]:
+        lines = (line.split(" ", 1) for line in text.splitlines())
+        return [(image, sorted(ast.literal_eval(tags))) for image, tags in lines]
+
+    assert parsed(result.stdout) == parsed(output_of("the Python above"))
+
+
+def test_the_test_command_of_the_readme_is_the_one_that_is_run():
+    pattern = re.compile(r"^## Running the tests\n(.*?)^## ", re.S | re.M)
+    (section,) = pattern.findall(README.read_text("utf-8"))
+    (command,) = re.findall(r"^```sh\n(.*)\n```$", section, re.M)
+    called = (ROOT / ".ci" / "run").read_text("utf-8").splitlines()
+    assert called[-1] == command
+    assert os.access(ROOT / command, os.X_OK)
+
+
+def test_the_map_of_the_readme_has_every_room():
+    (drawn,) = (block for block in blocks(README, "text") if block.startswith("src/annotary/"))
+    named = {line.split()[0].rstrip("/") for line in drawn.splitlines()[1:]}
+    package = ROOT / "src" / "annotary"
+    rooms = {
+        path.name
+        for path in package.iterdir()
+        if path.suffix == ".py" or (path.is_dir() and (path / "__init__.py").exists())
+    }
+    missing = rooms - named - {"__init__.py", "__main__.py"}
+    assert not missing
+    for name in named:
+        assert any((parent / name).exists() for parent in (package, ROOT)), name
+
+
+def test_examples_are_small_and_credited():
+    listed = (ROOT / "examples" / "CREDITS.md").read_text("utf-8")
+    photos = sorted((ROOT / "examples").glob("*.jpg"))
+    assert re.findall(r"^\| `(.+?)` ", listed, re.M) == [photo.name for photo in photos]
+    assert {path.suffix for path in (ROOT / "examples").iterdir()} == {".jpg", ".md"}
+    assert sum(photo.stat().st_size for photo in photos) < 500_000
+    for photo in photos:
+        assert photo.stat().st_size < 100_000
+        with Image.open(photo) as image:
+            assert image.format == "JPEG"
+            assert max(image.size) <= 640
+
+
+# Nothing is left out
+
+
+@pytest.mark.parametrize("name", registry.names("cli"))
+def test_every_command_and_its_options_are_documented(name):
+    page = ROOT / "docs" / f"{name}.md"
+    text = page.read_text("utf-8")
+    assert text.startswith(f"# annotary {name}\n")
+    command = registry.load("cli", name).command
+    context = click.Context(command, help_option_names=["-h", "--help"])
+    known = flags(command.get_params(context))
+    cells = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `-")]
+    named = {flag for cell in cells for flag in re.findall(r"`(-[-\w]+)", cell)}
+    assert named - {"-h", "--help"} == known - {"-h", "--help"}
+    assert re.search(r"`-h`.* `--help`", text)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_only_options_and_commands_that_exist_are_shown(page):
+    text = page.read_text("utf-8")
+    shell = "".join(re.findall(r"^```sh\n(.*?)^```$", text, re.S | re.M))
+    inline = re.findall(r"`(annotary [a-z][^`]*)`", text) if page != EXTENDING else []
+    for line in (*shell.splitlines(), *inline):
+        called = re.search(r"\bannotary (.*)", line.partition("#")[0])
+        if called is not None:
+            name, *arguments = called.group(1).split()
+            if name.startswith("-"):
+                continue
+            assert name in registry.names("cli"), line
+            known = flags(registry.load("cli", name).command.params)
+            assert {word for word in arguments if word.startswith("--")} <= known | {"--help"}, line
+
+
+def test_every_format_and_suffix_is_documented():
+    text = TAG.read_text("utf-8")
+    for name in sinks.formats():
+        assert f"\n### {name}\n" in text
+        assert f"\n| `{name}` |" in text
+        for suffix in registry.load("sinks", name).SUFFIXES:
+            assert f"`{suffix}`" in text
+    (folders,) = re.findall(r"^\*\*Folders\.\*\* (.*?)\n\n", text, re.S | re.M)
+    assert set(re.findall(r"`(\.\w+)`", folders)) == IMAGE_SUFFIXES
+    for suffix in LIST_SUFFIXES:
+        assert f"`{suffix}`" in text
+
+
+def test_every_public_name_and_error_is_documented():
+    text = PYTHON.read_text("utf-8")
+    for name in annotary.__all__:
+        assert f"`{name}`" in text or f"annotary.{name}" in text, name
+    for name, found in vars(errors).items():
+        if inspect.isclass(found) and issubclass(found, errors.AnnotaryError):
+            assert f"\n| `{name}` |" in text, name
+    for name in ("threshold", "preset", "top", "exclude", "source_options", "decode_options"):
+        assert name in inspect.signature(annotary.Annotator.tag).parameters
+        assert name in text
+
+
+def test_the_records_of_the_docs_are_records():
+    single, array, failure = blocks(TAG, "json")
+    dog = from_line(single)
+    assert isinstance(dog, Annotation)
+    assert len(json.loads(array)) == 2
+    assert all(from_line(json.dumps(entry)).ok for entry in json.loads(array))
+    assert isinstance(from_line(failure), Failure)
+    assert hasattr(errors, from_line(failure).error)
+    (table,) = blocks(TAG, "csv")
+    sink = sinks.open_sink("csv", Path("out.csv"), SinkOptions())
+    sink.write(Item(dog.image, data=b"-"), dog)
+    sink.close(complete=True)
+    assert Path("out.csv").read_text("utf-8").splitlines() == table.splitlines()[:2]
+
+
+# The design
+
+
+def test_the_table_of_rooms_is_the_one_that_is_tested():
+    rows = re.findall(r"^\| `(\w+)(?:\.py|/)` \| .* \| (.*) ?\|$", DESIGN.read_text("utf-8"), re.M)
+    table = {
+        room: {"*"} if allowed.strip() == "all" else set(re.findall(r"`(\w+)`", allowed))
+        for room, allowed in rows
+    }
+    assert table == MAY_IMPORT
+
+
+def test_the_drawing_of_the_threads_is_that_of_the_code():
+    drawing = re.findall(r"^    .*feeder.*\n.*$", local.__doc__ or "", re.M)
+    assert drawing
+    assert drawing[0] in DESIGN.read_text("utf-8")
+
+
+# Examples
+
+
+def test_the_python_of_the_docs_runs(photos, colours):
+    photos(3)
+    for code in blocks(PYTHON, "python"):
+        code = code.replace('"starter"', repr(f"dir:{colours}"))
+        result = run([sys.executable, "-W", "error", "-c", code])
+        assert result.returncode == 0, f"{code}\n{result.stderr}"
+
+
+@pytest.fixture
+def extras(tmp_path: Path) -> dict[str, str]:
+    """The package of docs/extending.md, as pip would install it."""
+    site = tmp_path / "site"
+    site.mkdir()
+    for code in blocks(EXTENDING, "python"):
+        name = re.match(r"# (\w+\.py)\n", code)
+        assert name is not None
+        (site / name.group(1)).write_text(code, encoding="utf-8")
+    project, card = blocks(EXTENDING, "toml")
+    metadata = tomllib.loads(project)["project"]
+    about = site / f"annotary_extras-{metadata['version']}.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: {metadata['name']}\nVersion: {metadata['version']}\n"
+    )
+    (about / "entry_points.txt").write_text(
+        "".join(
+            f"[{group}]\n" + "".join(f"{name} = {value}\n" for name, value in entries.items())
+            for group, entries in metadata["entry-points"].items()
+        )
+    )
+    model = tmp_path / "brightness"
+    model.mkdir()
+    (model / "card.toml").write_text(card)
+    (model / "tags.csv").write_text(blocks(EXTENDING, "text")[-1])
+    return {"PYTHONPATH": os.pathsep.join((str(site), child_environment()["PYTHONPATH"]))}
+
+
+def call(extras: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    return run([sys.executable, "-W", "error", "-m", "annotary", *arguments], **extras)
+
+
+def test_the_format_of_the_docs_works_and_continues(extras, photos, colours):
+    folder = photos(4)
+    command = ("tag", folder.name, "--output", "tags.sqlite", "--model", f"dir:{colours}")
+    command = (*command, "--threshold", "0")
+    first = call(extras, *command, "--include-files", "*[01].png")
+    assert first.returncode == 0, first.stderr
+    (folder / "bad.png").write_bytes(b"")
+    second = call(extras, *command)
+    assert second.returncode == 1, second.stderr
+    assert "2 tagged" in second.stderr
+    assert "2 done before; 1 failed" in second.stderr
+    with_other = call(extras, *command, "--top", "1")
+    assert with_other.returncode == 2
+    assert "top was not said, now 1" in with_other.stderr
+    database = sqlite3.connect("tags.sqlite")
+    assert database.execute("SELECT count(*) FROM images").fetchone() == (4,)
+    assert database.execute("SELECT count(*) FROM tags").fetchone() == (12,)
+    database.close()
+    Path("file").write_bytes(b"")
+    broken = call(extras, *command[:2], "--output", "file/x.db", "--model", f"dir:{colours}")
+    assert broken.returncode == 2
+    assert broken.stderr.startswith("annotary: cannot write file/x.db")
+
+
+def test_the_source_the_family_and_the_command_of_the_docs_work(extras, photos):
+    folder = photos(3)
+    Image.new("RGB", (20, 20), "black").save(folder / "night.png")
+    Image.new("RGB", (20, 20), "white").save(folder / "snow.png")
+    (folder / "notes.txt").write_text("no image")
+    shutil.make_archive("photos", "zip", folder)
+    tagged = call(extras, "tag", "photos.zip", "--model", "dir:brightness", "--quiet")
+    assert tagged.returncode == 0, tagged.stderr
+    lines = dict(map(scores, tagged.stdout.splitlines()))
+    assert len(lines) == 5
+    assert lines["photos.zip/night.png"] == {"dark": 1.0}
+    assert lines["photos.zip/snow.png"] == {"bright": 1.0}
+    Path("broken.zip").write_bytes(b"no archive")
+    broken = call(extras, "tag", "broken.zip", "--model", "dir:brightness")
+    assert broken.returncode == 1
+    assert "this archive cannot be read" in broken.stderr
+    listed = call(extras, "vocabulary", "dir:brightness")
+    assert listed.stdout.splitlines() == ["dark", "bright"]
+    assert "vocabulary" in call(extras, "--help").stdout
+
+
+def test_the_card_of_the_docs_is_a_card(tmp_path):
+    page = ROOT / "docs" / "models.md"
+    (card,) = blocks(page, "toml")
+    folder = make_colours(tmp_path / "model")
+    (folder / "card.toml").write_text(card)
+    table = next(block for block in blocks(page, "text") if block.startswith("name,category"))
+    (folder / "tags.csv").write_text(table)
+    assert read_card(folder).id == "my-model@1.0"
+    assert read_vocabulary(folder).thresholds["precise"] == (0.72, 0.70)
+
+
+# All pages
+
+
+def test_the_changelog_begins_with_this_version():
+    text = (ROOT / "CHANGELOG.md").read_text("utf-8")
+    versions = re.findall(r"^## \[(.+?)\] - \d{4}-\d\d-\d\d$", text, re.M)
+    assert versions[0] == annotary.__version__
+    assert len(versions) == len(re.findall(r"^## ", text, re.M))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page):
+    text = re.sub(r"^```.*?^```$", "", page.read_text("utf-8"), flags=re.S | re.M)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"[a-z]+:", target):
+            continue
+        place, _, anchor = target.partition("#")
+        linked = (page.parent / place).resolve() if place else page
+        assert linked.exists(), target
+        if anchor:
+            titles = re.findall(r"^#+ (.*)$", linked.read_text("utf-8"), re.M)
+            slugs = {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+            assert anchor in slugs, target
+
+
+def test_the_index_lists_every_page():
+    index = ROOT / "docs" / "index.md"
+    linked = set(re.findall(r"^\| \[.*?\]\((.+?)\) \|", index.read_text("utf-8"), re.M))
+    pages = {page.relative_to(index.parent).as_posix() for page in index.parent.rglob("*.md")}
+    assert pages - {"index.md"} <= linked
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_pages_name_no_place_of_one_machine(page):
+    text = page.read_text("utf-8")
+    assert not re.findall(r"(?<![\w.:/*])/(?:home|work|tmp|opt|root|Users|mnt|var)/\S*", text)
+    assert not re.findall(r"index-url|https?://\S*(?:registry|pypi|npmjs|/simple)\S*", text)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_prose_fits_the_page(page):
+    is_code = False
+    for number, line in enumerate(page.read_text("utf-8").splitlines(), 1):
+        is_code ^= line.startswith("```")
+        is_prose = not (is_code or line.startswith(("|", "<!--", "  ")) or "](" in line)
+        assert not is_prose or len(line) <= 120, f"{page.name}:{number}"
