@@ -118,7 +118,11 @@ def test_a_part_that_was_asked_for_and_is_empty_is_written():
         (lambda: Box("dog", 0.5, (0, 0, math.inf, 5)), "finite"),
         (lambda: Embedding((1.0, 1.0)), "length 1"),
         (lambda: Embedding(()), "length 1"),
-        (lambda: Annotation("a", 0, 1), "size must be positive"),
+        (lambda: Annotation("a", 0, 1), "size must be whole and positive"),
+        (lambda: Annotation("a", 1.5, 1), "size must be whole and positive"),
+        (lambda: Annotation("a", 1, 1, tags="abc"), "tags must be a tuple of Tag"),
+        (lambda: Annotation("a", 1, 1, boxes=(Tag("dog", 0.5),)), "boxes must be a tuple of Box"),
+        (lambda: Tag("dog", score=True), "0..1"),
         (lambda: Annotation("", 1, 1), "image"),
         (lambda: Failure("a", "", "m"), "error"),
         (lambda: Item("a"), "exactly one"),
@@ -144,6 +148,11 @@ def test_a_failure_of_an_exception_has_one_line():
     assert Annotation("a", 1, 1).ok
 
 
-def test_records_are_frozen():
+def test_scores_may_be_numbers_of_numpy():
+    assert Tag("dog", np.float32(0.5)).score == 0.5
+
+
+def test_records_are_frozen_and_can_be_members_of_sets():
+    assert len({Annotation("a", 1, 1, sources={"tags": "x@1"}), Annotation("a", 1, 1)}) == 2
     with pytest.raises(AttributeError):
         Tag("dog", 0.5).score = 0.6  # type: ignore[misc]

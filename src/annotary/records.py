@@ -11,6 +11,7 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from numbers import Real
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeAlias
 
@@ -232,20 +233,26 @@ class Annotation:
     answers: tuple[Answer, ...] = ()
     boxes: tuple[Box, ...] = ()
     embedding: Embedding | None = None
-    sources: Mapping[str, str] = field(default_factory=dict)
+    sources: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     ok: ClassVar[bool] = True
     """Whether the image was annotated; `Failure` has the same field, and there it is false."""
 
     def __post_init__(self) -> None:
         _check_text("image", self.image)
-        if self.width < 1 or self.height < 1:
-            raise ValueError(f"size must be positive, but got {self.width} x {self.height}")
+        if not all(isinstance(side, int) and side >= 1 for side in (self.width, self.height)):
+            raise ValueError(
+                f"size must be whole and positive, but got {self.width} x {self.height}"
+            )
+        for part, kind in _PARTS.items():
+            entries = getattr(self, part)
+            if not isinstance(entries, tuple) or not all(isinstance(e, kind) for e in entries):
+                raise ValueError(f"{part} must be a tuple of {kind.__name__}, but got {entries!r}")
 
     def to_json(self) -> Json:
         """The record as a JSON object; absent parts are left out."""
         value: Json = {"image": self.image, "width": self.width, "height": self.height}
-        for part in ("tags", "labels", "captions", "answers", "boxes"):
+        for part in _PARTS:
             entries = getattr(self, part)
             if entries or part in self.sources:
                 value[part] = [entry.to_json() for entry in entries]
@@ -281,6 +288,9 @@ class Annotation:
             )
         except (KeyError, TypeError) as error:
             raise ValueError(f"not an annotation: {error}") from error
+
+
+_PARTS = {"tags": Tag, "labels": Label, "captions": Caption, "answers": Answer, "boxes": Box}
 
 
 @dataclass(frozen=True, slots=True)
@@ -358,7 +368,7 @@ def _check_text(what: str, value: object) -> None:
 
 
 def _check_probability(what: str, value: object) -> None:
-    if not isinstance(value, int | float) or not 0.0 <= value <= 1.0:
+    if not isinstance(value, Real) or isinstance(value, bool) or not 0.0 <= float(value) <= 1.0:
         raise ValueError(f"{what} must be in 0..1, but got {value!r}")
 
 

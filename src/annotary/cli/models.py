@@ -13,7 +13,7 @@ import click
 def command(as_json: bool) -> None:
     """List the models that are known by name, with licence, size and what they are."""
     from annotary import weights
-    from annotary.models import cards
+    from annotary.cards import read_card
 
     rows: list[dict[str, Any]] = [
         {
@@ -23,7 +23,8 @@ def command(as_json: bool) -> None:
             "bytes": sum(file.stat().st_size for file in folder.iterdir() if file.is_file()),
             "description": card.description,
         }
-        for card, folder in zip(cards().values(), weights.shipped().values(), strict=True)
+        for folder in weights.shipped().values()
+        for card in (read_card(folder),)
     ]
     if as_json:
         click.echo(json.dumps(rows, indent=1))

@@ -8,6 +8,6 @@ A family is a module with one function; a new one is a new file (or a plugin, se
 
 from __future__ import annotations
 
-from annotary.models._loading import Model, cards, find, load_model
+from annotary.models._loading import Model, find, load_model
 
-__all__ = ["Model", "cards", "find", "load_model"]
+__all__ = ["Model", "find", "load_model"]

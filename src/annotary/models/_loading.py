@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -21,11 +20,6 @@ class Model(Protocol):
     @property
     def choice(self) -> Choice:
         """What it runs on, and why."""
-
-
-def cards() -> Mapping[str, Card]:
-    """The card of every model that annotary knows by name."""
-    return {name: read_card(folder) for name, folder in weights.shipped().items()}
 
 
 def load_model(name: str, options: RuntimeOptions | None = None) -> Model:

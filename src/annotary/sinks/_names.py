@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 
 class NameSet:
-    """Names by a 64-bit digest, in a table with open addressing: 11 to 32 bytes a name.
+    """Names by a 64-bit digest, in a table with open addressing: 12 to 24 bytes a name.
 
     Two different names share a digest with probability n² / 2⁶⁵: 3e-8 for a million names.
     """
