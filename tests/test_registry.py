@@ -29,10 +29,10 @@ def test_unknown_names_list_the_known():
 
 
 PLUGIN = """
-from annotary.sinks.jsonl import JsonLinesSink
+from annotary.sinks.jsonl import open as open_lines
 SUFFIXES = (".lines",)
 def open(output, options):
-    return JsonLinesSink(output)
+    return open_lines(output, options)
 """
 
 

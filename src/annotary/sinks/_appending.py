@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from annotary.errors import OutputError
+from annotary.records import Annotation, Item
 from annotary.sinks._names import NameSet
 
 _FLAGS = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0)
@@ -28,6 +29,12 @@ class RecordFormat(Protocol):
     closing: bytes
     """What ends a file that is complete."""
 
+    def name(self, image: str) -> str:
+        """What an image is called in the file."""
+
+    def encode(self, annotation: Annotation) -> bytes:
+        """A record as it stands in the file."""
+
     def recover(self, file: BinaryIO) -> Iterator[tuple[str, int]]:
         """The name of every whole record after the opening, and the offset in bytes of the record's end.
 
@@ -39,7 +46,7 @@ class RecordFormat(Protocol):
 
 
 class AppendingFile:
-    """Appends encoded records to a file and knows which ones it holds.
+    """A sink that appends records to a file, and knows which ones it holds.
 
     Args:
         path: The file; made with its folders when the first record comes.
@@ -57,21 +64,19 @@ class AppendingFile:
         self._end = 0
         self._recover()
 
-    def __len__(self) -> int:
-        return len(self._names)
+    def holds(self, item: Item) -> bool:
+        """Whether the file has a record of this image."""
+        return self._style.name(item.image) in self._names
 
-    def __contains__(self, name: str) -> bool:
-        return name in self._names
-
-    def append(self, name: str, record: bytes) -> None:
+    def write(self, item: Item, annotation: Annotation) -> None:
         """Append one record.
 
         Raises:
             OutputError: It cannot be written; the file ends with the record before.
         """
         start = self._style.between if self._end > len(self._style.opening) else b""
-        self._write(start + record)
-        self._names.add(name)
+        self._write(start + self._style.encode(annotation))
+        self._names.add(self._style.name(item.image))
 
     def close(self, *, complete: bool) -> None:
         """Write the end of the file, have the disk take it, and close.

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from annotary.records import Annotation, Item
+from annotary.records import Annotation
 from annotary.sinks._appending import AppendingFile
 from annotary.sinks._contract import SinkOptions
 
@@ -21,11 +21,31 @@ COLUMNS = ("image", "width", "height", "tags", "scores")
 
 
 class CsvRows:
-    """Records as rows, each ended by a line feed; a cell may hold line feeds when it is quoted."""
+    """Records as rows, each ended by a line feed; a cell may hold line feeds when it is quoted.
+
+    Args:
+        separator: What stands between two tags, and between two scores.
+    """
 
     opening = (",".join(COLUMNS) + "\n").encode()
     between = b""
     closing = b""
+
+    def __init__(self, separator: str) -> None:
+        self._separator = separator
+
+    def name(self, image: str) -> str:
+        """The name with what is not valid UTF-8 escaped."""
+        return image.encode("utf-8", "backslashreplace").decode()
+
+    def encode(self, annotation: Annotation) -> bytes:
+        """One row."""
+        tags = self._separator.join(tag.name for tag in annotation.tags)
+        scores = self._separator.join(f"{tag.score:g}" for tag in annotation.tags)
+        row = (self.name(annotation.image), annotation.width, annotation.height, tags, scores)
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\r\n").writerow(row)  # so that it quotes both characters
+        return text.getvalue().removesuffix("\r\n").encode() + b"\n"
 
     def recover(self, file: BinaryIO) -> Iterator[tuple[str, int]]:
         """Name and end of every whole row."""
@@ -50,36 +70,10 @@ class CsvRows:
             raise ValueError(f"a quote is not closed after byte {end}")
 
 
-class CsvSink:
-    """Appends annotations to a CSV file."""
-
-    def __init__(self, path: Path, separator: str) -> None:
-        self._file = AppendingFile(path, CsvRows())
-        self._separator = separator
-
-    def holds(self, item: Item) -> bool:
-        """Whether a row has this image."""
-        return _writable(item.image) in self._file
-
-    def write(self, item: Item, annotation: Annotation) -> None:
-        """Append one row."""
-        name = _writable(item.image)
-        tags = self._separator.join(tag.name for tag in annotation.tags)
-        scores = self._separator.join(f"{tag.score:g}" for tag in annotation.tags)
-        text = io.StringIO()
-        row = (name, annotation.width, annotation.height, tags, scores)
-        csv.writer(text, lineterminator="\r\n").writerow(row)  # so that it quotes both characters
-        self._file.append(name, text.getvalue().removesuffix("\r\n").encode() + b"\n")
-
-    def close(self, *, complete: bool) -> None:
-        """Have the disk take it all."""
-        self._file.close(complete=complete)
-
-
-def open(output: Path | None, options: SinkOptions) -> CsvSink:  # noqa: A001
+def open(output: Path | None, options: SinkOptions) -> AppendingFile:  # noqa: A001
     """A sink that continues the file."""
     assert output is not None
-    return CsvSink(output, options.separator)
+    return AppendingFile(output, CsvRows(options.separator))
 
 
 def _cells(row: bytes) -> list[str]:
@@ -90,7 +84,3 @@ def _cells(row: bytes) -> list[str]:
         return []
     finally:
         csv.field_size_limit(before)
-
-
-def _writable(name: str) -> str:
-    return name.encode("utf-8", "backslashreplace").decode()

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from annotary.records import Annotation, Item, to_line
+from annotary.records import Annotation, to_line
 from annotary.sinks._appending import AppendingFile
 from annotary.sinks._contract import SinkOptions
 from annotary.sinks.jsonl import name_of
@@ -23,6 +23,14 @@ class JsonArray:
     opening = b"[\n"
     between = b",\n"
     closing = b"\n]\n"
+
+    def name(self, image: str) -> str:
+        """The name as it is."""
+        return image
+
+    def encode(self, annotation: Annotation) -> bytes:
+        """One element."""
+        return to_line(annotation).encode()
 
     def recover(self, file: BinaryIO) -> Iterator[tuple[str, int]]:
         """Name and end of every whole element. A part of an element is no JSON, so what parses is whole."""
@@ -44,26 +52,7 @@ class JsonArray:
             end += len(line)
 
 
-class JsonSink:
-    """Appends annotations to a JSON array."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = AppendingFile(path, JsonArray())
-
-    def holds(self, item: Item) -> bool:
-        """Whether the array has this image."""
-        return item.image in self._file
-
-    def write(self, item: Item, annotation: Annotation) -> None:
-        """Append one element."""
-        self._file.append(item.image, to_line(annotation).encode())
-
-    def close(self, *, complete: bool) -> None:
-        """Close the array."""
-        self._file.close(complete=complete)
-
-
-def open(output: Path | None, options: SinkOptions) -> JsonSink:  # noqa: A001, ARG001
+def open(output: Path | None, options: SinkOptions) -> AppendingFile:  # noqa: A001, ARG001
     """A sink that continues the file."""
     assert output is not None
-    return JsonSink(output)
+    return AppendingFile(output, JsonArray())

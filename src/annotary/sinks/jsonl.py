@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from annotary.records import Annotation, Item, to_line
+from annotary.records import Annotation, to_line
 from annotary.sinks._appending import AppendingFile
 from annotary.sinks._contract import SinkOptions
 
@@ -24,6 +24,14 @@ class JsonLines:
     between = b""
     closing = b""
 
+    def name(self, image: str) -> str:
+        """The name as it is."""
+        return image
+
+    def encode(self, annotation: Annotation) -> bytes:
+        """One line."""
+        return to_line(annotation).encode() + b"\n"
+
     def recover(self, file: BinaryIO) -> Iterator[tuple[str, int]]:
         """Name and end of every whole line."""
         end = file.tell()
@@ -34,29 +42,10 @@ class JsonLines:
             yield _name_of_line(line, f"line {number}"), end
 
 
-class JsonLinesSink:
-    """Appends annotations to a file of JSON Lines."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = AppendingFile(path, JsonLines())
-
-    def holds(self, item: Item) -> bool:
-        """Whether a line has this image."""
-        return item.image in self._file
-
-    def write(self, item: Item, annotation: Annotation) -> None:
-        """Append one line."""
-        self._file.append(item.image, to_line(annotation).encode() + b"\n")
-
-    def close(self, *, complete: bool) -> None:
-        """Have the disk take it all."""
-        self._file.close(complete=complete)
-
-
-def open(output: Path | None, options: SinkOptions) -> JsonLinesSink:  # noqa: A001, ARG001
+def open(output: Path | None, options: SinkOptions) -> AppendingFile:  # noqa: A001, ARG001
     """A sink that continues the file."""
     assert output is not None
-    return JsonLinesSink(output)
+    return AppendingFile(output, JsonLines())
 
 
 def _name_of_line(line: bytes, where: str) -> str:
