@@ -120,6 +120,10 @@ def test_an_element_that_is_no_image_is_a_failure(model, photos, tmp_path):
     ]
     records = list(model.tag(elements))
     assert [record.ok for record in records] == [False, False, False, True, False, True]
+    with path.open(encoding="latin-1") as text, path.open("rb") as closed:
+        pass
+    again = list(model.tag([text, closed, memoryview(path.read_bytes())]))
+    assert [record.ok for record in again] == [False, False, True]
     assert records[1].image == "nowhere.jpg"
     assert "no such file" in records[1].message
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from _typeshed import SupportsRead
 
 ImageInput: TypeAlias = (
-    "str | os.PathLike[str] | bytes | bytearray | SupportsRead[bytes] | Image.Image"
+    "str | os.PathLike[str] | bytes | bytearray | memoryview | SupportsRead[bytes] | Image.Image"
     " | npt.NDArray[np.uint8] | Iterable[ImageInput]"
 )
 """A path (of an image, a folder or a list of paths), a URL, encoded bytes or an open file of them, a Pillow image,
@@ -160,10 +160,12 @@ def _items(images: ImageInput, options: SourceOptions, names: _Names) -> Iterato
     """
     if isinstance(images, str | os.PathLike):
         return open_sources([os.fspath(images)], options)
-    if isinstance(images, bytes | bytearray):
-        return iter([Item(names.next(), data=bytes(images))])
     if hasattr(images, "read"):
-        return iter([Item(names.next(), data=images.read())])
+        images = images.read()
+        if not isinstance(images, bytes):
+            raise UsageError("cannot tag a file that is open for text; open it for bytes")
+    if isinstance(images, bytes | bytearray | memoryview):
+        return iter([Item(names.next(), data=bytes(images))])
     if isinstance(images, Image.Image | np.ndarray):
         return iter([Item(names.next(), pixels=_pixels(images))])
     if isinstance(images, Iterable):
@@ -178,7 +180,7 @@ def _items_of_all(
     for image in images:
         try:
             yield from _items(image, options, names)
-        except AnnotaryError as error:
+        except (AnnotaryError, OSError, ValueError, TypeError, RecursionError) as error:
             name = os.fspath(image) if isinstance(image, str | os.PathLike) else names.next()
             yield Failure.of(name or "''", error)
 

@@ -225,16 +225,17 @@ def check_files(card: Card, directory: Path) -> None:
 
 
 def fingerprint(directory: Path) -> str:
-    """Twelve hexadecimal digits that change with any file of a model directory.
+    """Twelve hexadecimal digits that change with any file of a model: the card, what it lists, and the usual ones.
 
     Raises:
         ModelError: A file cannot be read.
     """
     digest = hashlib.sha256()
+    names = {CARD_FILE, TAGS_FILE, "model.onnx", *read_card(directory).files}
     try:
-        for path in sorted(path for path in directory.iterdir() if path.is_file()):
-            with path.open("rb") as file:
-                digest.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
+        for name in sorted(name for name in names if (directory / name).is_file()):
+            with (directory / name).open("rb") as file:
+                digest.update(name.encode() + hashlib.file_digest(file, "sha256").digest())
     except OSError as error:
         raise ModelError(f"cannot read {directory}: {error.strerror}") from error
     return digest.hexdigest()[:12]

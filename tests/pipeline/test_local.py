@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Iterator
@@ -163,3 +164,20 @@ def test_threads_end_with_the_run(colours, photos):
     while threading.active_count() > before and time.monotonic() < deadline:
         time.sleep(0.01)
     assert threading.active_count() <= before
+
+
+def test_an_endless_source_is_let_go(colours, photos):
+    path = photos(1) / "00000.png"
+    ended = threading.Event()
+
+    def endless() -> Iterator[Item]:
+        try:
+            for number in itertools.count():
+                yield Item(f"{number}", path=path)
+        finally:
+            ended.set()
+
+    results = run(endless(), colours)
+    next(results)
+    results.close()
+    assert ended.wait(10)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,8 @@ import pytest
 from annotary.errors import OutputError
 from annotary.pipeline.output import FailureList, FileOutput
 from annotary.pipeline.state import RunState
-from annotary.records import Annotation, Failure, Item, from_line
-from annotary.sinks import SinkOptions
+from annotary.records import Annotation, Failure, Item, from_line, to_line
+from annotary.sinks import SinkOptions, open_sink
 
 SETTINGS = {"model": "colours@1.0", "threshold": 0.5}
 
@@ -175,15 +176,173 @@ def test_sidecars_beside_images_list_failures_in_the_current_folder(tmp_path):
 
 
 def test_a_file_of_a_person_that_is_called_failures_is_kept(tmp_path):
-    Path("failures.jsonl").write_text("mine\n")
-    with pytest.raises(OutputError, match="is no list of failures of annotary; move it away"):
-        run(None, {"a.jpg": True}, "txt", retry_failed=True)
-    assert Path("failures.jsonl").read_text() == "mine\n"
+    for mine in ("mine\n", '{"my": 1}', '{"image": "a"}\n', "x"):
+        Path("failures.jsonl").write_text(mine)
+        with pytest.raises(OutputError, match="is no list of failures of annotary; move it away"):
+            run(None, {"a.jpg": True}, "txt", retry_failed=True)
+        assert Path("failures.jsonl").read_text() == mine
+
+
+def test_a_persons_notes_are_not_thrown_away_with_old_results(tmp_path):
+    output = tmp_path / "out.jsonl"
+    run(output, {"a": True})
+    notes = tmp_path / "failures.jsonl"
+    notes.write_text("my own notes\n")
+    run(output, {"a": False}, on_existing="overwrite")
+    assert notes.read_text() == "my own notes\n"
+    assert listed(tmp_path / "out.jsonl.failures.jsonl") == ["a"]
+
+
+def test_the_list_of_an_output_that_was_moved_away_stays(tmp_path):
+    output = tmp_path / "out.jsonl"
+    run(output, {"a": False, "b": True})
+    output.rename(tmp_path / "kept.jsonl")
+    run(output, {"c": False})
+    assert listed(tmp_path / "failures.jsonl") == ["a"]
+    assert listed(tmp_path / "out.jsonl.failures.jsonl") == ["c"]
+
+
+def test_overwriting_throws_old_failures_away(tmp_path):
+    output = tmp_path / "out.jsonl"
+    run(output, {"a": False, "b": False})
+    run(output, {"a": True}, on_existing="overwrite")
+    assert not (tmp_path / "failures.jsonl").exists()
+
+
+def test_a_reason_that_changes_is_renewed(tmp_path):
+    path = tmp_path / "failures.jsonl"
+    for reason in ("404 Not Found", "truncated"):
+        failures = FailureList(path, renews=True)
+        failures.add(Failure("a", "UnreadableImage", reason))
+        failures.close()
+    assert [from_line(line).message for line in path.read_bytes().splitlines()] == ["truncated"]
+
+
+def test_an_image_that_is_in_the_output_leaves_the_list(tmp_path):
+    """As after a retry that was killed before it could mend the list."""
+    output = tmp_path / "out.jsonl"
+    run(output, {"a": True, "b": False})
+    failure = Failure("a", "UnreadableImage", "before")
+    with (tmp_path / "failures.jsonl").open("a") as file:
+        file.write(to_line(failure) + "\n")
+    run(output, {"a": True})
+    assert listed(tmp_path / "failures.jsonl") == ["b"]
+
+
+def test_a_last_line_without_its_end_counts(tmp_path):
+    path = tmp_path / "failures.jsonl"
+    path.write_text(to_line(Failure("a", "E", "edited by hand")))
+    failures = FailureList(path)
+    assert "a" in failures
+    failures.add(Failure("b", "E", "why"))
+    assert listed(path) == ["a", "b"]
+
+
+def test_sidecars_and_outputs_have_lists_of_their_own(tmp_path):
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / name).touch()
+    run(Path("out.jsonl"), {"a.jpg": True})
+    run(None, {"b.jpg": False}, "txt")
+    assert listed(Path("sidecars.failures.jsonl")) == ["b.jpg"]
+    assert run(Path("out.jsonl"), {"b.jpg": True}) == {"b.jpg": "new"}
+
+
+def test_a_folder_that_was_being_overwritten(tmp_path):
+    folder = tmp_path / "tags"
+    run(folder, {"a.jpg": True, "b.jpg": True}, "txt")
+    anew = {"on_existing": "overwrite"}
+    run(folder, {"a.jpg": True}, "txt", complete=False, **anew)
+    with pytest.raises(OutputError, match="holds old results between new ones"):
+        run(folder, {"a.jpg": True, "b.jpg": True}, "txt")
+    run(folder, {"a.jpg": True, "b.jpg": True}, "txt", **anew)
+    assert run(folder, {"a.jpg": True}, "txt") == {"a.jpg": "done"}
+
+
+def test_overwriting_after_a_plain_run_that_was_stopped_starts_anew(tmp_path):
+    output = tmp_path / "out.jsonl"
+    run(output, {"a": True}, complete=False)
+    assert run(output, {"a": True}, on_existing="overwrite") == {"a": "new"}
+
+
+def test_a_link_is_written_through(tmp_path):
+    (tmp_path / "link.jsonl").symlink_to(tmp_path / "real.jsonl")
+    run(tmp_path / "link.jsonl", {"a": True})
+    run(tmp_path / "link.jsonl", {"b": True}, on_existing="overwrite")
+    assert (tmp_path / "link.jsonl").is_symlink()
+    assert [
+        from_line(line).image for line in (tmp_path / "real.jsonl").read_bytes().splitlines()
+    ] == ["b"]
+
+
+def test_an_output_that_cannot_be_opened_is_released(tmp_path):
+    output = tmp_path / "out.jsonl"
+    run(output, {"a": True, "b": True})
+    damaged = b"damaged\n" + output.read_bytes()
+    output.write_bytes(damaged)
+    for _ in range(2):
+        with pytest.raises(OutputError, match="line 1 is no record"):
+            run(output, {"a": True})
+    assert output.read_bytes() == damaged
+
+
+class Broken:
+    """A sink that cannot be ended."""
+
+    def holds(self, item) -> bool:
+        return False
+
+    def close(self, *, complete: bool) -> None:
+        raise OutputError("the disk is full")
+
+
+@pytest.mark.parametrize("complete", [True, False])
+def test_an_end_that_cannot_be_written(tmp_path, complete):
+    output = tmp_path / "out.jsonl"
+    out = FileOutput("jsonl", output, SinkOptions(), SETTINGS, retry_failed=False)
+    out._sink = Broken()
+    if complete:
+        with pytest.raises(OutputError, match="the disk is full"):
+            out.close(complete=True)
+    else:
+        out.close(complete=False)  # another error is on its way, and is the one to tell
+    assert json.loads((tmp_path / "out.jsonl.run.json").read_text())["complete"] is False
+    state(output, {**SETTINGS, "format": "jsonl"}).release(complete=False)
+
+
+def test_half_a_write_is_taken_back(tmp_path, monkeypatch):
+    """A disk that is full in the middle of a record."""
+    output = tmp_path / "out.jsonl"
+    sink = open_sink("jsonl", output, SinkOptions())
+    sink.write(Item("a", path=Path("a")), Annotation("a", 1, 1))
+    whole = output.read_bytes()
+    real = os.write
+
+    def half(descriptor, data):
+        if len(data) > 10:
+            return real(descriptor, bytes(data)[:10])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "write", half)
+    with pytest.raises(OutputError, match="No space left"):
+        sink.write(Item("b", path=Path("b")), Annotation("b" * 500, 1, 1))
+    monkeypatch.undo()
+    assert output.read_bytes() == whole
+    sink.close(complete=True)
+
+
+@pytest.mark.parametrize("form", ["jsonl", "json", "csv"])
+def test_a_long_tail_is_cut_off_whole(tmp_path, form):
+    output = tmp_path / f"out.{form}"
+    run(output, {"a": True, "b" * 5000: True}, form)
+    output.write_bytes(output.read_bytes()[:2000])
+    run(output, {"a": True}, form)
+    assert b"bbb" not in output.read_bytes()
 
 
 def test_a_list_that_a_crash_cut_off(tmp_path):
     path = tmp_path / "failures.jsonl"
     failures = FailureList(path)
+    assert not path.exists()
     for name in ("a", "b"):
         failures.add(Failure(name, "UnreadableImage", "why"))
         failures.add(Failure(name, "UnreadableImage", "again"))
@@ -195,7 +354,7 @@ def test_a_list_that_a_crash_cut_off(tmp_path):
         again.add(Failure("a", "UnreadableImage", "why"))
         again.add(Failure("b", "UnreadableImage", "why"))
         again.close()
-        assert path.read_bytes() == whole
+        assert path.read_bytes().rstrip(b"\n") == whole.rstrip(b"\n")
 
 
 def test_a_list_in_a_folder_that_cannot_be_written(tmp_path):

@@ -8,6 +8,7 @@ import os
 import random
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -288,3 +289,18 @@ def test_a_printer_that_is_full(colours, photos):
     assert result.returncode == 2
     assert "Traceback" not in result.stderr
     assert "No space left on device" in result.stderr
+
+
+def test_stopped_while_servers_are_silent(colours, tmp_path):
+    """The process ends at once, and does not wait for threads that wait for a server."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}/a.jpg"
+        process = start(address, colours, tmp_path / "out.jsonl", "--timeout", "100")
+        silent.settimeout(30)
+        connection, _ = silent.accept()
+        with connection:
+            connection.recv(100)
+            process.send_signal(signal.SIGINT)
+            code, errors = finish(process)  # fails after 60 s, long before the server's time is up
+    assert code == 130
+    assert "stopped" in errors

@@ -182,7 +182,7 @@ def test_two_images_do_not_share_a_sidecar(tmp_path):
     first, second = (Item.from_path(tmp_path / name) for name in ("a.jpg", "a.png"))
     assert not any(sink.holds(item) for item in (first, second))
     sink.write(first, annotation_of(first.image))
-    with pytest.raises(SidecarError, match="another image has the sidecar"):
+    with pytest.raises(SidecarError, match="another image of this run wants the sidecar"):
         sink.write(second, annotation_of(second.image))
     for item in (first, second):
         sidecar(item, full_names=True)
@@ -226,7 +226,7 @@ def test_the_image_itself_is_never_overwritten(tmp_path):
 
 
 def test_a_sidecar_whose_name_is_too_long_is_one_failure(tmp_path):
-    with pytest.raises(SidecarError, match="too long"):
+    with pytest.raises(SidecarError, match="File name too long"):
         sidecar(Item.from_path(tmp_path / ("a" * 249 + ".jpg")), full_names=True)
 
 
@@ -243,11 +243,17 @@ def test_a_link_is_written_through_and_keeps_its_mode(tmp_path):
 
 def test_what_cannot_be_written_leaves_nothing(tmp_path):
     (tmp_path / "b.txt").mkdir()
+    for mode in ("skip", "overwrite"):
+        with pytest.raises(SidecarError, match="Is a directory"):
+            sidecar(Item.from_path(tmp_path / "b.jpg"), on_existing=mode)
+    (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="cannot write"):
-        sidecar(Item.from_path(tmp_path / "b.jpg"), on_existing="overwrite")
-    assert {path.name for path in tmp_path.iterdir()} == {"b.txt"}
+        sidecar(Item.from_path("b.jpg"), tmp_path / "file" / "folder")
+    assert {path.name for path in tmp_path.iterdir()} == {"b.txt", "file"}
 
 
 def test_an_empty_separator_is_refused():
     with pytest.raises(ValueError, match="separator must not be empty"):
         SinkOptions(separator="")
+    with pytest.raises(ValueError, match="separator must not be empty"):
+        SinkOptions(separator="\udcff")

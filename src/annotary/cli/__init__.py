@@ -6,9 +6,11 @@ Modules of commands import networks' libraries and the like when they are called
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
+import threading
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -78,13 +80,16 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except click.ClickException as error:
         code = _complain(_told(error))
     except (Stopped, KeyboardInterrupt, click.Abort) as error:
-        _complain(str(error) or "stopped")
-        # All files are closed. Threads that wait for a server would be waited for.
-        os._exit(128 + (signals or [signal.SIGINT])[0])
+        code = _complain(str(error) or "stopped", 128 + (signals or [signal.SIGINT])[0])
     except AnnotaryError as error:
         code = _complain(str(error))
     except OSError as error:
         code = _complain(f"{error.filename or 'standard output'}: {error.strerror}")
+    if any(thread.name.startswith("annotary-") for thread in threading.enumerate()):
+        # All files are closed, but threads that wait for a server would be waited for.
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+        os._exit(code)
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -96,8 +101,9 @@ def _stop_on_request(signals: list[int]) -> None:
         raise KeyboardInterrupt
 
     for name in ("SIGTERM", "SIGHUP"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), stop)
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores one
+            signal.signal(number, stop)
 
 
 def _told(error: click.ClickException) -> str:
@@ -110,7 +116,7 @@ def _told(error: click.ClickException) -> str:
 
 def _complain(message: str, code: int = 2) -> int:
     """One line on standard error."""
-    line = " ".join(message.split())
-    sys.stderr.write(f"annotary: {line}\n".encode("utf-8", "backslashreplace").decode())
-    sys.stderr.flush()
+    from annotary.cli._output import tell
+
+    tell("annotary: " + " ".join(message.split()))
     return code

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -59,9 +60,10 @@ def one_line(text: str) -> str:
 
 
 def tell(text: str) -> None:
-    """One line on standard error."""
-    sys.stderr.write(one_line(text).encode("utf-8", "backslashreplace").decode() + "\n")
-    sys.stderr.flush()
+    """One line on standard error, if anybody can read it."""
+    with contextlib.suppress(OSError):
+        sys.stderr.write(one_line(text).encode("utf-8", "backslashreplace").decode() + "\n")
+        sys.stderr.flush()
 
 
 def counts(outcome: Outcome, verb: str, seconds: float, failures: Path | None) -> str:

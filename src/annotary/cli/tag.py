@@ -71,7 +71,7 @@ def _tag(paths: tuple[str, ...], values: dict[str, Any]) -> int:
     pipeline_options = made(PipelineOptions, values)
     runtime_options = made(RuntimeOptions, values)
     _check_combination(form, values)
-    _check_inputs(paths, values["output"])
+    _check_inputs(paths, values["output"], overwrites=values["on_existing"] == "overwrite")
     items = open_sources(paths, source_options)
     task = Tagging(tagger(load_model(values["model"], runtime_options)), tagging_options)
     items = chain((next(items),), items)
@@ -145,12 +145,14 @@ def _check_combination(form: str | None, values: dict[str, Any]) -> None:
         raise UsageError("--on-existing append and --full-names are for --format txt")
 
 
-def _check_inputs(paths: tuple[str, ...], output: Path | None) -> None:
-    """Refuse to write over an input."""
-    if output is None or not output.is_file():
+def _check_inputs(paths: tuple[str, ...], output: Path | None, *, overwrites: bool) -> None:
+    """Refuse to write over an input, and to throw away a list of failures that is one."""
+    if output is None:
         return
+    lists = [output.parent / name for name in ("failures.jsonl", f"{output.name}.failures.jsonl")]
+    taken = [path for path in (output, *(lists if overwrites else ())) if path.is_file()]
     for path in paths:
-        if os.path.isfile(path) and os.path.samefile(path, output):  # noqa: PTH113, PTH121
+        if os.path.isfile(path) and any(os.path.samefile(path, other) for other in taken):  # noqa: PTH113, PTH121
             raise UsageError(f"{path} is read and cannot be written; choose another --output")
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias
 
 from annotary.errors import ImageError, OutputError
-from annotary.pipeline.state import FAILURES_FILE, RunState
+from annotary.pipeline.state import FAILURES_FILE, RunState, claims_failures, line_kind
 from annotary.records import Annotation, Failure, Item, Record, from_line, to_line
 from annotary.sinks import NameSet, Sink, SinkOptions, open_sink, write_atomically, writes_one_file
 
@@ -76,8 +77,8 @@ class FileOutput:
             )
         self._retries = retry_failed or self._state is None
         try:
-            place = self._state.failures if self._state is not None else Path(FAILURES_FILE)
-            self._failures = FailureList(place)
+            place = self._state.failures if self._state is not None else _list_of_sidecars()
+            self._failures = FailureList(place, renews=self._retries)
             self._sink: Sink = open_sink(form, output, sink_options)
         except BaseException:
             if self._state is not None:
@@ -92,6 +93,7 @@ class FileOutput:
     def standing(self, item: Item | Failure) -> Standing:
         """Whether an image is still to be done."""
         if isinstance(item, Item) and self._sink.holds(item):
+            self._failures.found_done(item.image)
             return "done"
         return "failed" if not self._retries and item.image in self._failures else "new"
 
@@ -111,13 +113,18 @@ class FileOutput:
 
     def close(self, *, complete: bool) -> None:
         """End the files and let other processes have them."""
-        # While another error is on its way, it is the one to tell.
-        told = contextlib.nullcontext() if complete else contextlib.suppress(OutputError)
-        with told, contextlib.ExitStack() as stack:
+        is_closed = False
+        try:
+            # While another error is on its way, it is the one to tell.
+            with contextlib.nullcontext() if complete else contextlib.suppress(OutputError):
+                try:
+                    self._sink.close(complete=complete)
+                finally:
+                    self._failures.close()
+                is_closed = True
+        finally:
             if self._state is not None:
-                stack.callback(self._state.release, complete=complete)
-            stack.callback(self._sink.close, complete=complete)
-            stack.callback(self._failures.close)
+                self._state.release(complete=complete and is_closed)
 
 
 class FailureList:
@@ -125,76 +132,114 @@ class FailureList:
 
     Args:
         path: The file.
+        renews: Whether images that are listed are tried again; those that fail again get their new reason.
 
     Raises:
         OutputError: It cannot be read, or is something else than such a list.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, renews: bool = False) -> None:
         self.path = path
-        self._names = NameSet()
+        self._renews = renews
+        self._listed = NameSet()
+        self._failed = NameSet()
         self._settled = NameSet()
-        self._descriptor: int | None = None
-        try:
-            data = path.read_bytes()
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            raise OutputError(f"cannot read {path}: {error.strerror}") from error
-        whole = data[: data.rfind(b"\n") + 1]
-        for line in whole.splitlines():
-            self._names.add(self._failure(line).image)
-        if len(whole) < len(data):  # a tail that was cut off by a crash
-            os.truncate(path, len(whole))
+        self._found_done = NameSet()
+        self._has_changed = False
+        for image in self._read():
+            self._listed.add(image)
 
     def __contains__(self, image: str) -> bool:
-        return image in self._names
+        return image in self._listed
 
     def add(self, failure: Failure) -> None:
-        """List a failure, unless its image is listed.
+        """List a failure, unless its image is listed and not tried again.
 
         Raises:
             OutputError: It cannot be written.
         """
-        if not self._names.add(failure.image):
+        is_new = self._listed.add(failure.image)
+        if not self._failed.add(failure.image) or not (is_new or self._renews):
             return
+        self._has_changed |= not is_new
         line = to_line(failure).encode() + b"\n"
         try:
-            if self._descriptor is None:
-                flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-                self._descriptor = os.open(self.path, flags, 0o666)
-            if os.write(self._descriptor, line) < len(line):
-                raise OSError(28, "No space left on device")
+            self._mend_tail()
+            # Opened each time: another run may have replaced the file.
+            with self.path.open("ab", buffering=0) as file:
+                if file.write(line) < len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             raise OutputError(f"cannot write {self.path}: {error.strerror}") from error
 
     def settle(self, image: str) -> None:
         """An image succeeded: it leaves the list when that is closed."""
-        if image in self._names:
+        if image in self._listed:
             self._settled.add(image)
 
+    def found_done(self, image: str) -> None:
+        """An image is in the output already: it leaves the list. For the thread that asks what is done."""
+        if image in self._listed:
+            self._found_done.add(image)
+
     def close(self) -> None:
-        """Close the list, without the images that have succeeded meanwhile.
+        """Leave in the list what belongs there: each image once, with its last reason.
 
         Raises:
-            OutputError: It cannot be written; then it lists them still.
+            OutputError: It cannot be written; then it lists more.
         """
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
-        if not len(self._settled) or not self.path.exists():
+        if not (len(self._settled) or len(self._found_done) or self._has_changed):
             return
-        lines = self.path.read_bytes().splitlines()
-        kept = [line for line in lines if self._failure(line).image not in self._settled]
-        if kept:
-            write_atomically(self.path, b"\n".join([*kept, b""]).decode())
-        else:
-            self.path.unlink()
+        last = {image: line for image, line in self._read().items() if self._stays(image)}
+        try:
+            if last:
+                write_atomically(self.path, b"".join(last.values()).decode())
+            else:
+                self.path.unlink(missing_ok=True)
+        except OSError as error:
+            raise OutputError(f"cannot write {self.path}: {error.strerror}") from error
 
-    def _failure(self, line: bytes) -> Failure:
-        with contextlib.suppress(ValueError):
-            record = from_line(line)
-            if isinstance(record, Failure):
-                return record
-        raise OutputError(f"{self.path} is no list of failures of annotary; move it away")
+    def _stays(self, image: str) -> bool:
+        return image not in self._settled and image not in self._found_done
+
+    def _read(self) -> dict[str, bytes]:
+        """Every listed image and its last line.
+
+        Raises:
+            OutputError: The file cannot be read, or is something else.
+        """
+        found: dict[str, bytes] = {}
+        try:
+            with self.path.open("rb") as file:
+                for line in file:
+                    kind = line_kind(line)
+                    if kind == "foreign":
+                        raise OutputError(
+                            f"{self.path} is no list of failures of annotary; move it away"
+                        )
+                    if kind == "failure":
+                        found[from_line(line).image] = line.removesuffix(b"\n") + b"\n"
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise OutputError(f"cannot read {self.path}: {error.strerror}") from error
+        return found
+
+    def _mend_tail(self) -> None:
+        """Cut off what a crash left at the end, and end a line that lacks its end."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if not self.path.exists():
+            return
+        data = self.path.read_bytes()
+        tail = data[data.rfind(b"\n") + 1 :]
+        if tail and line_kind(tail) == "failure":
+            with self.path.open("ab") as file:
+                file.write(b"\n")
+        elif tail:
+            os.truncate(self.path, len(data) - len(tail))
+
+
+def _list_of_sidecars() -> Path:
+    """The list of failures of sidecars beside images: in the current folder, unless an output there has that name."""
+    here = Path()
+    return here / (f"sidecars.{FAILURES_FILE}" if claims_failures(here) else FAILURES_FILE)

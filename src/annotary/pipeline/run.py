@@ -95,7 +95,7 @@ class Run:
         """The items that are neither done nor named before in this run."""
         seen = NameSet()
         for item in items:
-            if not seen.add(_identity(item)):
+            if isinstance(item, Item) and not seen.add(_identity(item)):
                 continue
             match self._output.standing(item):
                 case "done":
@@ -106,8 +106,8 @@ class Run:
                     yield item
 
 
-def _identity(item: Item | Failure) -> str:
+def _identity(item: Item) -> str:
     """What tells an image from others, however its path is written."""
-    if isinstance(item, Item) and item.path is not None:
+    if item.path is not None:
         return os.path.abspath(item.path)  # noqa: PTH100 - a hundred times faster than Path's
     return item.image

@@ -15,11 +15,12 @@ import errno
 import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from annotary.errors import OutputError
+from annotary.records import Failure, from_line
 
 FAILURES_FILE = "failures.jsonl"
 STATE_SUFFIX = ".run.json"
@@ -37,6 +38,8 @@ class _Claim:
     """The name of the list of failures, in the same folder."""
     complete: bool
     """Whether the run came to its end."""
+    overwriting: bool = False
+    """Whether it began by throwing earlier results away."""
 
 
 class RunState:
@@ -59,6 +62,8 @@ class RunState:
     def __init__(
         self, output: Path, settings: Mapping[str, Any], *, is_folder: bool, overwrite: bool
     ) -> None:
+        if output.is_symlink():
+            output = Path(os.path.realpath(output))
         self.output = output
         self.path = output / f"annotary{STATE_SUFFIX}" if is_folder else _beside(output)
         self._settings = json.loads(json.dumps(settings))
@@ -81,7 +86,7 @@ class RunState:
         """
         try:
             if complete:
-                self._write(_Claim(self._settings, self.failures.name, complete=True))
+                self._write(replace(self._claimed, complete=True))
         finally:
             os.close(self._descriptor)
 
@@ -94,18 +99,31 @@ class RunState:
                 f"{self.output} was not written by annotary, or its {self.path.name} is gone;"
                 " move it away, or choose another --output"
             )
-        continues = found is not None and exists and found.settings == self._settings
-        if overwrite and found is not None and found.complete:
-            continues = False
-        if found is not None and exists and not continues and not overwrite:
-            raise OutputError(self._told_changes(found.settings))
-        if found is not None and not continues:
-            (self.path.parent / found.failures).unlink(missing_ok=True)
-            if not is_folder:
-                self.output.unlink(missing_ok=True)
+        is_equal = found is not None and exists and found.settings == self._settings
+        was_stopped_overwriting = found is not None and found.overwriting and not found.complete
+        if found is not None and exists and not overwrite:
+            if not is_equal:
+                raise OutputError(self._told_changes(found.settings))
+            if is_folder and was_stopped_overwriting:
+                raise OutputError(
+                    f"{self.output} holds old results between new ones, for a run that overwrote"
+                    " was stopped; say --on-existing overwrite again"
+                )
+        continues = is_equal and (not overwrite or was_stopped_overwriting)
+        if found is not None and overwrite and not continues:
+            self._throw_away(found, is_folder=is_folder)
         name = found.failures if found is not None and continues else self._free_name()
-        self._write(_Claim(self._settings, name, complete=False))
+        self._claimed = _Claim(self._settings, name, complete=False, overwriting=overwrite)
+        self._write(self._claimed)
         return self.path.parent / name
+
+    def _throw_away(self, found: _Claim, *, is_folder: bool) -> None:
+        """Remove what an earlier run of annotary wrote."""
+        if not is_folder:
+            self.output.unlink(missing_ok=True)
+        failures = self.path.parent / found.failures
+        if is_list_of_failures(failures):
+            failures.unlink()
 
     def _told_changes(self, before: Mapping[str, Any]) -> str:
         names = sorted({*before, *self._settings})
@@ -123,26 +141,31 @@ class RunState:
         """`failures.jsonl`, unless it is there or another output has claimed it."""
         folder = self.path.parent
         others = (path for path in folder.glob(f"*{STATE_SUFFIX}") if path != self.path)
-        if (
+        own = f"{self.output.name}.{FAILURES_FILE}"
+        is_taken = (
             self.output.name == FAILURES_FILE
             or (folder / FAILURES_FILE).exists()
             or any(_names_failures(other) for other in others)
-        ):
-            return f"{self.output.name}.{FAILURES_FILE}"
-        return FAILURES_FILE
+        )
+        if not is_taken:
+            return FAILURES_FILE
+        number = 2
+        while (folder / own).exists():
+            own = f"{self.output.name}.{number}.{FAILURES_FILE}"
+            number += 1
+        return own
 
     def _open(self) -> tuple[int, bool]:
         """Open and lock the settings file; also whether it is new. The system drops the lock with the process."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             while True:
-                is_new = not self.path.exists()
                 descriptor = os.open(self.path, _FLAGS, 0o666)
                 if not _lock(descriptor):
                     os.close(descriptor)
                     break
                 if _is_still(descriptor, self.path):
-                    return descriptor, is_new
+                    return descriptor, os.fstat(descriptor).st_size == 0
                 os.close(descriptor)  # somebody gave it up and removed it before we had the lock
         except OSError as error:
             raise OutputError(f"cannot write {self.path}: {error.strerror}") from error
@@ -151,11 +174,17 @@ class RunState:
     def _read(self) -> _Claim | None:
         """What an earlier run wrote; None for a file that is new, or that a crash of the system has damaged."""
         os.lseek(self._descriptor, 0, os.SEEK_SET)
-        text = os.read(self._descriptor, 1 << 20).decode("utf-8", "replace")
+        size = os.fstat(self._descriptor).st_size
+        text = os.read(self._descriptor, size).decode("utf-8", "replace")
         try:
             # A longer content of before may stand behind ours, if we were killed before it was cut off.
             state, _ = json.JSONDecoder().raw_decode(text)
-            claim = _Claim(dict(state["settings"]), str(state["failures"]), bool(state["complete"]))
+            claim = _Claim(
+                dict(state["settings"]),
+                str(state["failures"]),
+                complete=bool(state["complete"]),
+                overwriting=bool(state.get("overwriting")),
+            )
         except (ValueError, KeyError, TypeError):
             return None
         name = claim.failures
@@ -167,6 +196,7 @@ class RunState:
             "settings": claim.settings,
             "failures": claim.failures,
             "complete": claim.complete,
+            "overwriting": claim.overwriting,
         }
         data = (json.dumps(state, indent=1) + "\n").encode()
         try:
@@ -178,6 +208,30 @@ class RunState:
             with contextlib.suppress(OSError):
                 os.ftruncate(self._descriptor, 0)
             raise OutputError(f"cannot write {self.path}: {error.strerror}") from error
+
+
+def is_list_of_failures(path: Path) -> bool:
+    """Whether a file holds failures of annotary and nothing else, but for a tail that a crash cut off."""
+    try:
+        with path.open("rb") as file:
+            return all(line_kind(line) != "foreign" for line in file)
+    except OSError:
+        return False
+
+
+def line_kind(line: bytes) -> Literal["failure", "tail", "foreign"]:
+    """What a line of a list of failures is; a tail is a failure of ours that was cut off."""
+    try:
+        return "failure" if isinstance(from_line(line), Failure) else "foreign"
+    except ValueError:
+        beginning = b'{"image": "'
+        is_ours = line.startswith(beginning) or beginning.startswith(line)
+        return "tail" if is_ours and not line.endswith(b"\n") else "foreign"
+
+
+def claims_failures(folder: Path) -> bool:
+    """Whether an output in a folder has claimed `failures.jsonl`."""
+    return any(_names_failures(state) for state in folder.glob(f"*{STATE_SUFFIX}"))
 
 
 def _beside(output: Path) -> Path:

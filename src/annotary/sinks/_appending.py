@@ -89,7 +89,8 @@ class AppendingFile:
         if self._descriptor is None:
             return
         try:
-            self._write(self._style.closing)
+            if self._end >= len(self._style.opening):
+                self._write(self._style.closing)
             os.fsync(self._descriptor)
         except OSError as error:
             raise OutputError(f"cannot write {self.path}: {error.strerror}") from error

@@ -28,8 +28,13 @@ class SinkOptions:
     """Name sidecars a.jpg.txt instead of a.txt, so that a.jpg and a.png cannot collide."""
 
     def __post_init__(self) -> None:
-        if not self.separator:
-            raise ValueError("separator must not be empty")
+        if (
+            not self.separator
+            or self.separator.encode("utf-8", "replace").decode() != self.separator
+        ):
+            raise ValueError(
+                f"separator must not be empty or undecodable, but got {self.separator!r}"
+            )
 
 
 class Sink(Protocol):

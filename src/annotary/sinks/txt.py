@@ -50,7 +50,7 @@ class TextSidecars:
             raise SidecarError("this is no file to put a sidecar beside; say --output FOLDER")
         has_full_name = self._options.full_names or not image.suffix
         place = image.with_name(image.name + ".txt") if has_full_name else image.with_suffix(".txt")
-        if place == item.path:
+        if _is_same(place, item.path):
             raise SidecarError("its sidecar would be the image itself; say --full-names")
         return place
 
@@ -63,13 +63,14 @@ class TextSidecars:
         if not self._claimed.add(os.fspath(place)):
             self._late.add(item.image)
             return False
-        return self._options.on_existing == "skip" and os.path.lexists(place)
+        is_there = os.path.islink(place) or os.path.isfile(place)  # noqa: PTH113, PTH114 - never raise
+        return self._options.on_existing == "skip" and is_there
 
     def write(self, item: Item, annotation: Annotation) -> None:
         """Write the sidecar; a person's tags in it stay first when appending."""
         place = self.place(item)
         if item.image in self._late:
-            raise SidecarError(f"another image has the sidecar {place}")
+            raise SidecarError(f"another image of this run wants the sidecar {place}, too")
         separator = self._options.separator
         names = [tag.name for tag in annotation.tags]
         if self._options.on_existing == "append":
@@ -79,8 +80,8 @@ class TextSidecars:
             write_atomically(place, separator.join(names) + "\n")
         except OutputError as error:
             cause = error.__cause__
-            if isinstance(cause, OSError) and cause.errno == errno.ENAMETOOLONG:
-                raise SidecarError(f"its sidecar's name is too long: {place.name}") from error
+            if isinstance(cause, OSError) and cause.errno in (errno.ENAMETOOLONG, errno.EISDIR):
+                raise SidecarError(f"its sidecar cannot be {place}: {cause.strerror}") from error
             raise
 
     def close(self, *, complete: bool) -> None:
@@ -90,6 +91,13 @@ class TextSidecars:
 def open(output: Path | None, options: SinkOptions) -> TextSidecars:  # noqa: A001
     """A sink that writes into a folder, or beside the images."""
     return TextSidecars(output, options)
+
+
+def _is_same(place: Path, image: Path | None) -> bool:
+    """Whether a sidecar would be its image, which only an image with a sidecar's suffix can be."""
+    if image is None or image.suffix != place.suffix:
+        return False
+    return place == image or (os.path.exists(place) and os.path.samefile(place, image))  # noqa: PTH110, PTH121
 
 
 def _existing(place: Path, separator: str) -> list[str]:
