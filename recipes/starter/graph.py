@@ -1,0 +1,169 @@
+"""Writes ONNX graphs by hand: a small builder, and the integer tower in quantise / dequantise form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from annotary.models.efficientnet_lite import same_padding
+from recipes.starter.quantise import QuantisedConv, QuantisedTower, TensorRange
+
+OPSET = 21
+"""ONNX operator set of all graphs."""
+
+IR_VERSION = 10
+"""ONNX file format version that goes with the operator set."""
+
+
+class GraphBuilder:
+    """Collects nodes and constants; every method returns the name of the tensor that it makes."""
+
+    def __init__(self) -> None:
+        self._nodes: list[onnx.NodeProto] = []
+        self._constants: list[onnx.TensorProto] = []
+        self._known: dict[bytes, str] = {}
+
+    def constant(self, values: npt.NDArray[Any]) -> str:
+        """Store an array; equal small arrays are stored once."""
+        key = str((values.dtype, values.shape)).encode() + values.tobytes()
+        if key not in self._known:
+            self._known[key] = f"constant_{len(self._constants)}"
+            self._constants.append(
+                numpy_helper.from_array(np.array(values, order="C"), self._known[key])
+            )
+        return self._known[key]
+
+    def node(self, operator: str, *inputs: str, name: str | None = None, **attributes: Any) -> str:
+        """Add a node with one output, which is called `name` if given."""
+        output = name or f"{operator.lower()}_{len(self._nodes)}"
+        self._nodes.append(helper.make_node(operator, list(inputs), [output], **attributes))
+        return output
+
+    def wide(self, values: npt.NDArray[np.int8]) -> str:
+        """Store integers in bytes and widen them to floats, once, when the model is loaded."""
+        return self.node("Cast", self.constant(values), to=TensorProto.FLOAT)
+
+    def bits(self, values: npt.NDArray[np.bool_]) -> str:
+        """Store a matrix of zeros and ones in bits and widen it to floats, once, when the model is loaded."""
+        rows, columns = values.shape
+        packed = np.packbits(values, axis=1)
+        masks = np.array([128, 64, 32, 16, 8, 4, 2, 1], np.uint8)
+        taken = self.node("BitwiseAnd", self.constant(packed[:, :, None]), self.constant(masks))
+        shape = self.constant(np.array([rows, packed.shape[1] * 8], np.int64))
+        flat = self.node("Reshape", self.node("Cast", taken, to=TensorProto.BOOL), shape)
+        wide = self.node("Cast", flat, to=TensorProto.FLOAT)
+        ends = [np.array([value], np.int64) for value in (0, columns, 1)]
+        return self.node(
+            "Slice", wide, *(self.constant(end) for end in ends), self.constant(ends[2])
+        )
+
+    def model(
+        self, inputs: Mapping[str, tuple[int, list[Any]]], outputs: dict[str, int]
+    ) -> onnx.ModelProto:
+        """Finish the graph.
+
+        Args:
+            inputs: Name to ONNX type and shape (strings are free sizes).
+            outputs: Name of a float32 output to its width; all are ``[n, width]``.
+        """
+        graph = helper.make_graph(
+            self._nodes,
+            "annotary",
+            [helper.make_tensor_value_info(n, kind, shape) for n, (kind, shape) in inputs.items()],
+            [
+                helper.make_tensor_value_info(n, TensorProto.FLOAT, ["n", w])
+                for n, w in outputs.items()
+            ],
+            self._constants,
+        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)])
+        model.ir_version = IR_VERSION
+        model.producer_name = "annotary recipes/starter"
+        onnx.checker.check_model(model, full_check=True)
+        return model
+
+
+def add_tower(graph: GraphBuilder, tower: QuantisedTower, image: str, size: int) -> list[str]:
+    """Add the integer tower.
+
+    Args:
+        graph: Where to add it.
+        tower: The integers.
+        image: Name of the input, RGB bytes ``uint8[n, size, size, 3]``.
+        size: Side of the image in pixels.
+
+    Returns:
+        Names of the float outputs ``[n, channels, h, w]`` of the seven stages and of the head.
+    """
+    current = graph.node("Transpose", image, perm=[0, 3, 1, 2])
+    current = _dequantise(graph, current, tower.image)
+    current, scale, size = _add_conv(graph, tower.stem, current, tower.image.scale, size)
+    outputs = []
+    for number, block in enumerate(tower.blocks):
+        before = current
+        for layer in block.layers:
+            current, scale, size = _add_conv(graph, layer, current, scale, size)
+        if block.total is not None:
+            summed = graph.node("Add", current, before)
+            current = _dequantise(graph, _quantise(graph, summed, block.total), block.total)
+            scale = block.total.scale
+        if number in tower.stage_ends:
+            outputs.append(current)
+    current, _, _ = _add_conv(graph, tower.head, current, scale, size)
+    return [*outputs, current]
+
+
+def _add_conv(
+    graph: GraphBuilder, layer: QuantisedConv, current: str, input_scale: float, size: int
+) -> tuple[str, float, int]:
+    """Add one convolution; returns its dequantised output, the output's scale and its side."""
+    kernel = int(layer.weight.shape[2])
+    before, after = same_padding(size, kernel, layer.stride)
+    channels = len(layer.weight)
+    weight_scale = graph.constant(layer.weight_scale)
+    zeros = graph.constant(np.zeros(channels, np.int8))
+    weight = graph.node(
+        "DequantizeLinear", graph.constant(layer.weight), weight_scale, zeros, axis=0
+    )
+    bias_scale = (np.float32(input_scale) * layer.weight_scale).astype(np.float32)
+    bias_integers = np.rint(layer.bias.astype(np.float64) / bias_scale).astype(np.int32)
+    bias = graph.node(
+        "DequantizeLinear",
+        graph.constant(bias_integers),
+        graph.constant(bias_scale),
+        graph.constant(np.zeros(channels, np.int32)),
+        axis=0,
+    )
+    convolved = graph.node(
+        "Conv",
+        current,
+        weight,
+        bias,
+        group=layer.groups,
+        kernel_shape=[kernel, kernel],
+        strides=[layer.stride, layer.stride],
+        pads=[before, before, after, after],
+    )
+    stored = _quantise(graph, convolved, layer.output)
+    size = -(-size // layer.stride)
+    return _dequantise(graph, stored, layer.output), layer.output.scale, size
+
+
+def _quantise(graph: GraphBuilder, values: str, stored: TensorRange) -> str:
+    return graph.node("QuantizeLinear", values, *_storage(graph, stored))
+
+
+def _dequantise(graph: GraphBuilder, values: str, stored: TensorRange) -> str:
+    return graph.node("DequantizeLinear", values, *_storage(graph, stored))
+
+
+def _storage(graph: GraphBuilder, stored: TensorRange) -> tuple[str, str]:
+    return (
+        graph.constant(np.array(stored.scale, np.float32)),
+        graph.constant(np.array(stored.zero, np.uint8)),
+    )
