@@ -1,7 +1,8 @@
 """The local executor: reading, decoding, the network and the caller's writing go on at once, on this machine.
 
-    feeder ──▶ readers ──▶ batcher ──▶ network ──▶ caller
-    (1 thread)  (many)     (1 thread)  (streams)   (in the order of the input)
+    feeder ──▶ fetchers ──▶ decoders ──▶ batcher ──▶ network ──▶ caller
+    (1 thread) (16, for     (1 a core)   (1 thread)  (streams)   (in the order of the input)
+                addresses)
 
 The feeder takes a slot for every image and the caller gives it back, so that no more than a fixed number of images is
 under way, however many there are. Queues between the stages hold futures in the order of the input, so nothing is
@@ -31,8 +32,9 @@ from annotary.tasks import Task
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 
-READERS = 16
-"""Threads that read. More than cores, because a disk or a server is waited for; decoding takes turns on the cores."""
+FETCHERS = 16
+"""Threads that download: servers are waited for. They hand what they got to the decoders, which are few, because every
+thread that decodes keeps memory of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,10 +120,10 @@ class _Executor:
         cores = options.decoders or available_cores()
         streams = max(task.streams for task in tasks)
         self._batch_size = options.batch_size or max(task.batch_size for task in tasks)
-        self._turns = threading.Semaphore(cores)
-        self._slots = threading.Semaphore(2 * READERS + (streams + 2) * self._batch_size)
+        self._slots = threading.Semaphore(2 * FETCHERS + (streams + 2) * self._batch_size)
         self._stopped = threading.Event()
-        self._read_pool = ThreadPoolExecutor(max(READERS, cores), "annotary-read")
+        self._fetch_pool = ThreadPoolExecutor(FETCHERS, "annotary-fetch")
+        self._decode_pool = ThreadPoolExecutor(cores, "annotary-decode")
         self._network_pool = ThreadPoolExecutor(streams, "annotary-network")
         self._waiting: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._running: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -140,11 +142,12 @@ class _Executor:
         """Let all threads end; work that has not begun is dropped."""
         self._stopped.set()
         self._slots.release()
-        self._read_pool.shutdown(wait=False, cancel_futures=True)
+        self._fetch_pool.shutdown(wait=False, cancel_futures=True)
+        self._decode_pool.shutdown(wait=False, cancel_futures=True)
         self._network_pool.shutdown(wait=False, cancel_futures=True)
 
     def _feed(self, items: Iterable[Item | Failure]) -> None:
-        """Hand every item to the readers, no faster than results are taken."""
+        """Hand every item on, no faster than results are taken."""
         try:
             for item in items:
                 self._slots.acquire()
@@ -152,26 +155,35 @@ class _Executor:
                     break
                 if isinstance(item, Failure):
                     self._waiting.put(item)
+                elif item.url is not None:
+                    self._waiting.put(self._fetch_pool.submit(self._fetch, item))
                 else:
-                    self._waiting.put(self._read_pool.submit(self._prepare, item))
+                    self._waiting.put(self._decode_pool.submit(self._prepare, item))
             self._waiting.put(_END)
         except BaseException as error:  # noqa: BLE001 - it is raised again where the caller sees it
             self._waiting.put(error)
 
     def _prepare(self, item: Item) -> _Prepared | tuple[Item | None, Failure]:
-        """Read, decode and fit one image; in a reader's thread."""
+        """Read, decode and fit one image; in a decoder's thread."""
         try:
             if item.pixels is not None:
                 height, width = item.pixels.shape[:2]
                 return self._fit(item, item.pixels, width, height)
+            return self._decode(item, self._reader.read(item))
+        except (ImageError, MemoryError) as error:
+            return item, _failure(item, error)
+
+    def _fetch(self, item: Item) -> _Prepared | tuple[Item | None, Failure]:
+        """Download one image, and wait until it is decoded; in a fetcher's thread."""
+        try:
             data = self._reader.read(item)
-            with self._turns:
-                decoded = images.decode(data, at_least=self._needed, options=self._decode_options)
-                return self._fit(item, decoded.pixels, decoded.width, decoded.height)
-        except ImageError as error:
-            return item, Failure.of(item.image, error)
-        except MemoryError:
-            return item, Failure(item.image, "UnreadableImage", "there is not enough memory for it")
+            return self._decode_pool.submit(self._decode, item, data).result()
+        except (ImageError, MemoryError) as error:
+            return item, _failure(item, error)
+
+    def _decode(self, item: Item, data: bytes) -> _Prepared:
+        decoded = images.decode(data, at_least=self._needed, options=self._decode_options)
+        return self._fit(item, decoded.pixels, decoded.width, decoded.height)
 
     def _fit(self, item: Item, pixels: Pixels, width: int, height: int) -> _Prepared:
         inputs = {spec: preprocess.fit(pixels, spec, (width, height)) for spec in self._specs}
@@ -232,3 +244,9 @@ class _Executor:
                     entry.item.image, entry.width, entry.height, **next(parts), sources=sources
                 ),
             )
+
+
+def _failure(item: Item, error: ImageError | MemoryError) -> Failure:
+    if isinstance(error, ImageError):
+        return Failure.of(item.image, error)
+    return Failure(item.image, "UnreadableImage", "there is not enough memory for it")
