@@ -43,7 +43,7 @@ MAY_IMPORT = {
 }
 """Room to the rooms that it may import from, as in the table of docs/design.md."""
 
-NEEDS_TORCH = {"annotary.models.efficientnet_lite", "annotary.training"}
+NEEDS_TORCH = {"annotary.models._efficientnet_lite", "annotary.training"}
 """Modules, and packages with all below them, that only the extras bring to life."""
 
 HEAVY = (

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from annotary.models.efficientnet_lite import EfficientNetLite
+from annotary.models._efficientnet_lite import EfficientNetLite
 from recipes.starter import features
 from recipes.starter.bytes import ByteMatrix
 from recipes.starter.calibrate import EvidenceLine, Lines, sigmoid

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from annotary.models.efficientnet_lite import same_padding
+from annotary.models._efficientnet_lite import same_padding
 from recipes.starter.quantise import QuantisedConv, QuantisedTower, TensorRange
 
 OPSET = 21

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from annotary.models.efficientnet_lite import (
+from annotary.models._efficientnet_lite import (
     ConvNorm,
     EfficientNetLite,
     InvertedResidual,

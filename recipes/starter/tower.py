@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import torch
 
-from annotary.models.efficientnet_lite import EfficientNetLite
+from annotary.models._efficientnet_lite import EfficientNetLite
 from recipes.starter import features
 from recipes.starter.graph import GraphBuilder, add_tower
 from recipes.starter.quantise import QuantisedTower, quantise

@@ -43,10 +43,6 @@ COMMAND = "pip install . && annotary tag examples"
 TOLERANCE = 0.02
 """Of scores: platforms decode JPEGs with different libraries."""
 
-has_starter = pytest.mark.skipif(
-    "starter" not in weights.shipped(), reason="the weights of the starter are absent"
-)
-
 
 def blocks(page: Path, language: str) -> list[str]:
     """The contents of the fenced blocks of a language."""
@@ -104,7 +100,6 @@ def scores(line: str) -> tuple[str, dict[str, float]]:
 # The README
 
 
-@has_starter
 def test_the_command_of_the_readme_prints_what_the_readme_shows(tmp_path):
     assert COMMAND in "".join(blocks(README, "sh"))
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
@@ -112,16 +107,21 @@ def test_the_command_of_the_readme_prints_what_the_readme_shows(tmp_path):
     assert result.returncode == 0, result.stderr
     *shown, counts = output_of("annotary tag examples").splitlines()
     printed = result.stdout.splitlines()
+    vocabulary = read_vocabulary(weights.shipped()["starter"])
+    thresholds = dict(zip(vocabulary.names, vocabulary.thresholds["balanced"], strict=True))
     assert [scores(line)[0] for line in printed] == [scores(line)[0] for line in shown]
     for said, expected in zip(map(scores, printed), map(scores, shown), strict=True):
-        assert said[1] == pytest.approx(expected[1], abs=TOLERANCE), said[0]
+        for name in {*said[1], *expected[1]}:
+            # A tag that hardly reaches its threshold may miss it on another processor.
+            least = thresholds[name] - TOLERANCE
+            found = said[1].get(name, least), expected[1].get(name, least)
+            assert found[0] == pytest.approx(found[1], abs=2 * TOLERANCE), (said[0], name)
     form = r"(\d+) tagged in \d+\.\d s, \d+\.\d/s"
     assert re.fullmatch(form, counts)
     assert re.fullmatch(form, result.stderr.strip())
     assert counts.split()[0] == result.stderr.split()[0] == str(len(shown))
 
 
-@has_starter
 def test_the_python_of_the_readme_prints_what_the_readme_shows(tmp_path):
     (code,) = blocks(README, "python")
     assert len(code.splitlines()) == 6

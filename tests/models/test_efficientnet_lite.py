@@ -6,7 +6,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from annotary.models.efficientnet_lite import (  # noqa: E402
+from annotary.models._efficientnet_lite import (  # noqa: E402
     EfficientNetLite,
     EfficientNetLiteConfig,
     normalise,

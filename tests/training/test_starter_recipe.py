@@ -14,7 +14,7 @@ pytest.importorskip("onnx")
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from annotary.models.efficientnet_lite import EfficientNetLite, EfficientNetLiteConfig  # noqa: E402
+from annotary.models._efficientnet_lite import EfficientNetLite, EfficientNetLiteConfig  # noqa: E402
 from recipes.starter import calibrate, quantise, tables  # noqa: E402
 from recipes.starter.bytes import ByteMatrix  # noqa: E402
 from recipes.starter.graph import GraphBuilder, TensorProto, add_tower  # noqa: E402
