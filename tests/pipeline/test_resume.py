@@ -26,8 +26,21 @@ def start(
 ) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "annotary", "tag", str(folder), "--model", f"dir:{model}"]
     command += ["--output", str(output), "--threads", "1", "--batch-size", "1", *more]
+    limit = options.pop("largest_file", None)
+
+    def prepare() -> None:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)  # whoever runs the tests may ignore some
+        if limit is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
     return subprocess.Popen(
-        command, env=child_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options
+        command,
+        env=child_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=prepare,
+        **options,
     )
 
 
@@ -124,10 +137,7 @@ def test_full_disk(colours, photos, tmp_path, suffix):
     folder = photos(60)
     output = tmp_path / f"out{suffix}"
 
-    def small_disk() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (4001, 4001))
-
-    code, errors = finish(start(folder, colours, output, preexec_fn=small_disk))
+    code, errors = finish(start(folder, colours, output, largest_file=4001))
     assert code == 2
     assert errors.count("\n") == 1
     assert "cannot write" in errors
@@ -138,11 +148,8 @@ def test_full_disk(colours, photos, tmp_path, suffix):
 
 
 def test_a_disk_that_was_full_from_the_start(colours, photos, tmp_path):
-    def no_disk() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))
-
     output = tmp_path / "out.jsonl"
-    code, errors = finish(start(photos(3), colours, output, preexec_fn=no_disk))
+    code, errors = finish(start(photos(3), colours, output, largest_file=10))
     assert code == 2
     assert "cannot write" in errors
     assert finish(start(photos(3), colours, output))[0] == 0
