@@ -85,12 +85,13 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         code = _complain(str(error))
     except OSError as error:
         code = _complain(f"{error.filename or 'standard output'}: {error.strerror}")
-    if any(thread.name.startswith("annotary-") for thread in threading.enumerate()):
-        # All files are closed, but threads that wait for a server would be waited for.
+    code = code if isinstance(code, int) else 0
+    if code >= 2 and any(t.name.startswith("annotary-") for t in threading.enumerate()):
+        # The run ended early. All files are closed, but threads that wait for a server would be waited for.
         with contextlib.suppress(OSError):
             sys.stdout.flush()
         os._exit(code)
-    sys.exit(code if isinstance(code, int) else 0)
+    sys.exit(code)
 
 
 def _stop_on_request(signals: list[int]) -> None:

@@ -52,7 +52,7 @@ def command(paths: tuple[str, ...], **values: Any) -> None:
     Without --format and --output, the tags are printed. A run that was stopped goes on when the same command is given
     again. Images that cannot be read are listed in failures.jsonl.
     """
-    sys.exit(_tag(paths, values))
+    click.get_current_context().exit(_tag(paths, values))
 
 
 def _tag(paths: tuple[str, ...], values: dict[str, Any]) -> int:
