@@ -15,16 +15,6 @@ from PIL import Image
 settings.register_profile("annotary", derandomize=True, deadline=None, max_examples=60)
 settings.load_profile("annotary")
 
-SHARED = Path(__file__).parent.parent.parent / "shared" / "data"
-
-
-@pytest.fixture(scope="session")
-def shared() -> Path:
-    """The folder of real data beside the project."""
-    if not SHARED.is_dir():
-        pytest.skip("the data folder beside the project is absent")
-    return SHARED
-
 
 @pytest.fixture(autouse=True)
 def _working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

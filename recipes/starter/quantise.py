@@ -21,6 +21,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from annotary.models._efficientnet_lite import (
+    IMAGE_MEAN,
+    IMAGE_SCALE,
     ConvNorm,
     EfficientNetLite,
     InvertedResidual,
@@ -113,7 +115,7 @@ def quantise(network: EfficientNetLite, images: Tensor) -> QuantisedTower:
         network: With batch normalisation folded.
         images: RGB bytes ``uint8[n, h, w, 3]``; about a hundred suffice.
     """
-    exact = (images.permute(0, 3, 1, 2).float() - 127) / 128
+    exact = (images.permute(0, 3, 1, 2).float() - IMAGE_MEAN) / IMAGE_SCALE
     rounded = exact.clone()
     stem, exact, rounded = _quantise_layer(network.stem, exact, rounded)
     blocks = []
@@ -133,7 +135,9 @@ def quantise(network: EfficientNetLite, images: Tensor) -> QuantisedTower:
             rounded = store(rounded, total)
         blocks.append(QuantisedBlock(tuple(layers), total))
     head, _, _ = _quantise_layer(network.head, exact, rounded)
-    return QuantisedTower(TensorRange(1 / 128, 127), stem, tuple(blocks), network.stage_ends, head)
+    return QuantisedTower(
+        TensorRange(1 / IMAGE_SCALE, int(IMAGE_MEAN)), stem, tuple(blocks), network.stage_ends, head
+    )
 
 
 def choose_range(values: Tensor, *, is_positive: bool) -> TensorRange:

@@ -9,7 +9,6 @@ torch = pytest.importorskip("torch")
 from annotary.models._efficientnet_lite import (  # noqa: E402
     EfficientNetLite,
     EfficientNetLiteConfig,
-    normalise,
     rename_reference,
     same_padding,
 )
@@ -135,13 +134,6 @@ def test_padding_is_tensorflows(
     size: int, kernel: int, stride: int, expected: tuple[int, int]
 ) -> None:
     assert same_padding(size, kernel, stride) == expected
-
-
-def test_normalise() -> None:
-    image = torch.tensor([[[[0, 127, 255]]]], dtype=torch.uint8)
-    found = normalise(image)
-    assert found.shape == (1, 3, 1, 1)
-    torch.testing.assert_close(found.flatten(), torch.tensor([-0.9921875, 0.0, 1.0]))
 
 
 def test_parity_with_the_reference_package() -> None:

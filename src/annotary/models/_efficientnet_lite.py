@@ -164,7 +164,7 @@ class EfficientNetLite(nn.Module):
         self.classifier = nn.Linear(_HEAD_CHANNELS, self.config.classes)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Return class logits ``[b, classes]`` for normalised RGB ``[b, 3, h, w]`` (see `normalise`)."""
+        """Return class logits ``[b, classes]`` for RGB ``[b, 3, h, w]`` less `IMAGE_MEAN`, by `IMAGE_SCALE`."""
         logits: Tensor = self.classifier(self.stages(image)[-1].mean(dim=(2, 3)))
         return logits
 
@@ -195,11 +195,6 @@ class EfficientNetLite(nn.Module):
         scaled = channels * self.config.width
         rounded = max(8, int(scaled + 4) // 8 * 8)
         return int(rounded + 8 if rounded < 0.9 * scaled else rounded)
-
-
-def normalise(image: Tensor) -> Tensor:
-    """Turn RGB bytes ``[b, h, w, 3]`` (0..255, any dtype) into the network's float ``[b, 3, h, w]``, about -1..1."""
-    return (image.permute(0, 3, 1, 2).float() - IMAGE_MEAN) / IMAGE_SCALE
 
 
 def rename_reference(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
