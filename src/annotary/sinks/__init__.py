@@ -3,11 +3,25 @@
 A sink is a module; a new one is a new file (or a plugin, see `annotary.registry`):
 
     SUFFIXES: tuple[str, ...]
-        File suffixes that `--output` chooses the format by; empty for formats that write one file an image.
+        File suffixes that `--output` chooses the format by; empty for formats that have to be named.
 
     def open(output: Path | None, options: SinkOptions) -> Sink
         A sink that continues what is there. `output` is a file, or for one file an image a folder (None: beside the
         image).
+
+It may also have, each false or empty when it is not there:
+
+    IS_ONE_FILE: bool
+        All images go to one file, rather than each to its own. Without it: whether there are suffixes.
+
+    OPTIONS: tuple[str, ...]
+        The fields of `SinkOptions` that what it writes depends on; others are refused on the command line.
+
+    CAN_APPEND: bool
+        It can keep what a person wrote for an image and add to it (`--on-existing append`).
+
+    NEEDS_BYTES: bool
+        The output holds the images: items come with their encoded bytes, as `Item.data`.
 
 Files whose names begin with an underscore are the room's machinery.
 """
@@ -16,8 +30,10 @@ from __future__ import annotations
 
 from annotary.sinks._atomic import write_atomically
 from annotary.sinks._contract import (
+    Format,
     Sink,
     SinkOptions,
+    format_named,
     format_of,
     formats,
     open_sink,
@@ -26,9 +42,11 @@ from annotary.sinks._contract import (
 from annotary.sinks._names import NameSet
 
 __all__ = [
+    "Format",
     "NameSet",
     "Sink",
     "SinkOptions",
+    "format_named",
     "format_of",
     "formats",
     "open_sink",

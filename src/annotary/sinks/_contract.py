@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, cast
+from typing import Literal, Protocol, cast, get_args
 
 from annotary import registry
 from annotary.errors import UsageError
@@ -18,23 +18,61 @@ class SinkOptions:
     """How annotations are written."""
 
     on_existing: OnExisting = "skip"
-    """What happens where a result exists: skip the image (so that a stopped run continues), append to its sidecar, or
-    overwrite."""
-
-    separator: str = ", "
-    """What stands between two tags in text formats."""
+    """What happens where a result exists: skip the image (so that a stopped run continues), append to what a person
+    wrote in its sidecar, or overwrite."""
 
     full_names: bool = False
     """Name sidecars a.jpg.txt instead of a.txt, so that a.jpg and a.png cannot collide."""
 
+    separator: str = ", "
+    """What stands between two tags in text formats."""
+
+    trailing_separator: bool = False
+    """Write the separator after the last tag, too."""
+
+    escape: bool = False
+    """Write \\( and \\) for parentheses in text formats, for prompts in which parentheses are weights."""
+
+    prefix: str = ""
+    """Text before the first tag of every image, as if it were a tag: a trigger word."""
+
+    suffix: str = ""
+    """Text after the last tag of every image, as if it were a tag."""
+
+    embed: bool = False
+    """Write into the image files themselves, without touching their pixels (xmp)."""
+
     def __post_init__(self) -> None:
-        if (
-            not self.separator
-            or self.separator.encode("utf-8", "replace").decode() != self.separator
-        ):
-            raise ValueError(
-                f"separator must not be empty or undecodable, but got {self.separator!r}"
-            )
+        if self.on_existing not in get_args(OnExisting):
+            known = ", ".join(get_args(OnExisting))
+            raise ValueError(f"on_existing must be one of {known}, but got {self.on_existing!r}")
+        if not self.separator:
+            raise ValueError("separator must not be empty")
+        for name in ("separator", "prefix", "suffix"):
+            value = getattr(self, name)
+            if value.encode("utf-8", "replace").decode() != value:
+                raise ValueError(f"{name} must be text that can be written, but got {value!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """What a format's module says of itself.
+
+    Attributes:
+        name: What users call it.
+        suffixes: Of file names that `--output` chooses it by.
+        is_one_file: Whether all images go to one file, rather than each to its own.
+        options: The fields of `SinkOptions`, beside `on_existing`, that what it writes depends on.
+        can_append: Whether it can keep what a person wrote for an image and add to it.
+        needs_bytes: Whether an item must come with its encoded bytes (`Item.data`), as the output holds them.
+    """
+
+    name: str
+    suffixes: tuple[str, ...]
+    is_one_file: bool
+    options: tuple[str, ...]
+    can_append: bool
+    needs_bytes: bool
 
 
 class Sink(Protocol):
@@ -86,13 +124,30 @@ def format_of(output: Path) -> str:
     raise UsageError(f"{what} names no format: use one of {known}, or say --format")
 
 
+def format_named(name: str) -> Format:
+    """What a format is like.
+
+    Raises:
+        UnknownName: There is no such format; the message lists the known ones.
+    """
+    module = registry.load("sinks", name)
+    return Format(
+        name,
+        module.SUFFIXES,
+        getattr(module, "IS_ONE_FILE", bool(module.SUFFIXES)),
+        getattr(module, "OPTIONS", ()),
+        getattr(module, "CAN_APPEND", False),
+        getattr(module, "NEEDS_BYTES", False),
+    )
+
+
 def writes_one_file(name: str) -> bool:
     """Whether a format collects all images in one file, rather than writing a file for each.
 
     Raises:
         UnknownName: There is no such format; the message lists the known ones.
     """
-    return bool(registry.load("sinks", name).SUFFIXES)
+    return format_named(name).is_one_file
 
 
 def open_sink(name: str, output: Path | None, options: SinkOptions) -> Sink:

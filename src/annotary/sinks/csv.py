@@ -17,6 +17,7 @@ from annotary.sinks._appending import AppendingFile
 from annotary.sinks._contract import SinkOptions
 
 SUFFIXES = (".csv",)
+OPTIONS = ("separator",)
 COLUMNS = ("image", "width", "height", "tags", "scores")
 
 

@@ -14,11 +14,14 @@ from urllib.parse import urlsplit
 
 from annotary.errors import OutputError, SidecarError
 from annotary.records import Annotation, Item
+from annotary.sinks import _text
 from annotary.sinks._atomic import write_atomically
 from annotary.sinks._contract import SinkOptions
 from annotary.sinks._names import NameSet
 
 SUFFIXES = ()
+OPTIONS = ("full_names", *_text.OPTIONS)
+CAN_APPEND = True
 
 
 class TextSidecars:
