@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, TypeAlias
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -18,50 +20,58 @@ from annotary.pipeline import PipelineOptions, annotate
 from annotary.records import Failure, Item, Record
 from annotary.runtime import Choice, RuntimeOptions
 from annotary.sources import Reader, SourceOptions, open_sources
-from annotary.tasks.tagging import Tagging, TaggingOptions, tagger
+from annotary.tasks.ensemble import Ensemble
+from annotary.tasks.tag_rules import TagRules
+from annotary.tasks.tag_selection import TaggingOptions
+from annotary.tasks.tagging import Scorer, SingleTagger, Tagging, tagger
 
 if TYPE_CHECKING:
     from _typeshed import SupportsRead
+    from torch import Tensor
 
 ImageInput: TypeAlias = (
     "str | os.PathLike[str] | bytes | bytearray | memoryview | SupportsRead[bytes] | Image.Image"
-    " | npt.NDArray[np.uint8] | Iterable[ImageInput]"
+    " | npt.NDArray[np.uint8] | Tensor | Iterable[ImageInput]"
 )
-"""A path (of an image, a folder or a list of paths), a URL, encoded bytes or an open file of them, a Pillow image,
-pixels uint8[H, W, 3] in RGB (also [H, W] grey and [H, W, 4] with alpha), or any iterable of these."""
+"""A path (of an image, a folder, a list of paths, an archive), a URL, encoded bytes or an open file of them, a Pillow
+image, pixels uint8[H, W, 3] in RGB (also [H, W] grey and [H, W, 4] with alpha), a torch tensor [3, H, W] of uint8
+0..255 or of floats 0..1, a stack of such arrays or tensors, or any iterable of these."""
 
 Records: TypeAlias = Generator[Record, None, None]
 """Records as they come. Closing it ends the work."""
 
 
 class Annotator:
-    """A model that is ready to annotate, with the abilities that it has.
+    """A model that is ready to annotate, with the abilities that it has; or several taggers that are asked together.
 
     Args:
-        model: The loaded model.
+        models: The loaded models, the first of which speaks for all.
     """
 
-    def __init__(self, model: Model) -> None:
-        self._model = model
+    def __init__(self, *models: Model) -> None:
+        self._models = models
+        self._ensemble: Scorer | None = None
+        if len(models) > 1:
+            self._ensemble = Ensemble([tagger(model) for model in models])
 
     @property
     def card(self) -> Card:
-        """What the model is and where it comes from."""
-        return self._model.card
+        """What the model is and where it comes from; of several the first one's."""
+        return self._models[0].card
 
     @property
     def choice(self) -> Choice:
-        """What the model runs on, and why."""
-        return self._model.choice
+        """What the model runs on, and why; of several the first one's."""
+        return self._models[0].choice
 
     @property
     def vocabulary(self) -> Vocabulary:
-        """The tags that it knows.
+        """The tags that are known.
 
         Raises:
             UsageError: The model is no tagger.
         """
-        return tagger(self._model).vocabulary
+        return self._scorer().vocabulary
 
     def tag(
         self,
@@ -70,7 +80,14 @@ class Annotator:
         threshold: float | None = None,
         preset: Preset | None = None,
         top: int | None = None,
-        exclude: Iterable[str] = (),
+        exclude: str | Iterable[str] = (),
+        keep: str | Iterable[str] = (),
+        category_threshold: Mapping[str, float] | None = None,
+        tag_thresholds: str | os.PathLike[str] | None = None,
+        mcut: bool = False,
+        min_tags: int | None = None,
+        rating: Literal["out", "in", "first", "last"] = "out",
+        rules: TagRules | None = None,
         source_options: SourceOptions | None = None,
         decode_options: DecodeOptions | None = None,
     ) -> Records:
@@ -82,6 +99,13 @@ class Annotator:
             preset: `balanced` (the default), `precise` or `broad`.
             top: Keep at most this many tags.
             exclude: Leave out tags that match one of these patterns, such as "*fish*".
+            keep: Keep only tags that match one of these patterns.
+            category_threshold: Thresholds of single categories, 0..1: `{"character": 0.85}`.
+            tag_thresholds: A CSV file with thresholds of single tags, `name,threshold`.
+            mcut: Cut where the scores fall most steeply, in each category of each image.
+            min_tags: Give at least this many tags, the best below their thresholds if need be.
+            rating: What becomes of the rating of models that have one.
+            rules: What tags are called, and their order.
             source_options: Which files of folders are taken, and how URLs are read.
             decode_options: How images are decoded.
 
@@ -92,36 +116,63 @@ class Annotator:
             UsageError: An option or the input makes no sense, or the model is no tagger. What is wrong with an element
                 of an iterable is a `Failure`.
         """
-        patterns = (exclude,) if isinstance(exclude, str) else tuple(exclude)
         try:
-            options = TaggingOptions(threshold, preset, top, patterns)
+            options = TaggingOptions(
+                threshold=threshold,
+                preset=preset,
+                top=top,
+                exclude=_texts(exclude),
+                keep=_texts(keep),
+                category_threshold=tuple(
+                    f"{name}={value}" for name, value in (category_threshold or {}).items()
+                ),
+                tag_thresholds=None if tag_thresholds is None else Path(tag_thresholds),
+                mcut=mcut,
+                min_tags=min_tags,
+                rating=rating,
+            )
         except ValueError as error:
             raise UsageError(str(error)) from error
-        task = Tagging(tagger(self._model), options)
+        task = Tagging(self._scorer(), options, rules)
         items = _items(images, source_options or SourceOptions(), _Names())
         return _run(
             items, task, source_options or SourceOptions(), decode_options or DecodeOptions()
         )
 
+    def _scorer(self) -> Scorer:
+        return self._ensemble or SingleTagger(tagger(self._models[0]))
 
-def load(name: str = "starter", *, threads: int | None = None) -> Annotator:
-    """Load a model.
+
+def load(
+    name: str | Sequence[str] = "starter",
+    *,
+    threads: int | None = None,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+) -> Annotator:
+    """Load a model, or several taggers that are asked together.
 
     Args:
-        name: `starter`, or `dir:` and the path of a model directory.
+        name: `starter`, another name of `annotary models`, `hf:OWNER/NAME`, or `dir:` and the path of a model
+            directory. A model that is published elsewhere is fetched when it is not on disk yet. Several names: the
+            mean of the taggers that know a tag.
         threads: Processor cores to use, at least 1; all that the process may use when nothing is said.
+        device: Where networks run; `auto` takes a GPU when there is one that can be used.
 
     Raises:
         UsageError: The name is unknown; the message lists what exists.
         ModelError: The model's files are missing, damaged or do not fit its card.
     """
     try:
-        return Annotator(load_model(name, RuntimeOptions(threads=threads)))
+        options = RuntimeOptions(threads=threads, device=device)
     except ValueError as error:
         raise UsageError(str(error)) from error
+    names = [name] if isinstance(name, str) else list(name)
+    if not names:
+        raise UsageError("name at least one model")
+    return Annotator(*(load_model(one, options) for one in names))
 
 
-def tag(images: ImageInput, model: str = "starter", **options: Any) -> Records:
+def tag(images: ImageInput, model: str | Sequence[str] = "starter", **options: Any) -> Records:
     """Tag images with a model by name; see `Annotator.tag` for what is taken and given."""
     return load(model).tag(images, **options)
 
@@ -132,13 +183,12 @@ def _run(
     source_options: SourceOptions,
     decode_options: DecodeOptions,
 ) -> Records:
-    with Reader(source_options) as reader:
-        pairs = annotate(items, [task], reader, decode_options, PipelineOptions())
-        try:
-            for _, record in pairs:
-                yield record
-        finally:
-            pairs.close()
+    with (
+        Reader(source_options) as reader,
+        closing(annotate(items, [task], reader, decode_options, PipelineOptions())) as results,
+    ):
+        for result in results:
+            yield result.record
 
 
 class _Names:
@@ -166,7 +216,11 @@ def _items(images: ImageInput, options: SourceOptions, names: _Names) -> Iterato
             raise UsageError("cannot tag a file that is open for text; open it for bytes")
     if isinstance(images, bytes | bytearray | memoryview):
         return iter([Item(names.next(), data=bytes(images))])
+    if hasattr(images, "detach"):
+        images = _array_of_tensor(images)
     if isinstance(images, Image.Image | np.ndarray):
+        if isinstance(images, np.ndarray) and images.ndim == 4:
+            return _items_of_all(images, options, names)
         return iter([Item(names.next(), pixels=_pixels(images))])
     if isinstance(images, Iterable):
         return _items_of_all(images, options, names)
@@ -196,3 +250,33 @@ def _pixels(image: Image.Image | npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     raise UsageError(
         f"pixels must be uint8 [H, W, 3], [H, W] or [H, W, 4], but got {image.dtype} {list(image.shape)}"
     )
+
+
+def _array_of_tensor(tensor: Any) -> npt.NDArray[np.uint8]:
+    """uint8[H, W, C], or a stack of them, of a torch tensor [C, H, W] or [N, C, H, W] on any device.
+
+    Raises:
+        UsageError: It is neither uint8 nor floats in 0..1, or has another shape.
+    """
+    array = tensor.detach().cpu()
+    if array.is_floating_point():
+        array = array.float()  # bfloat16 has no counterpart in NumPy
+    values = array.numpy()
+    if values.ndim not in (3, 4) or values.shape[-3] not in (1, 3, 4) or not values.size:
+        raise UsageError(
+            f"a tensor must be [3, H, W] or [N, 3, H, W], but got {list(values.shape)}"
+        )
+    if values.dtype == np.float32:
+        if not (values.min() >= 0.0 and values.max() <= 1.0):
+            raise UsageError(
+                "a tensor of floats must hold 0..1; give images before they are normalised"
+            )
+        values = np.rint(values * 255.0).astype(np.uint8)
+    if values.dtype != np.uint8:
+        raise UsageError(f"a tensor must hold uint8 0..255 or floats 0..1, but got {tensor.dtype}")
+    values = np.moveaxis(values, -3, -1)
+    return np.ascontiguousarray(values[..., 0] if values.shape[-1] == 1 else values)
+
+
+def _texts(told: str | Iterable[str]) -> tuple[str, ...]:
+    return (told,) if isinstance(told, str) else tuple(told)

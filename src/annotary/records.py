@@ -215,7 +215,7 @@ class Annotation:
         image: The item's name.
         width: Pixels of the upright image (after EXIF rotation).
         height: Pixels of the upright image.
-        tags: In descending order of score.
+        tags: In descending order of score, unless another order was asked for.
         labels: In descending order of score.
         captions: Best first.
         answers: In the order of the questions.

@@ -14,18 +14,16 @@ import pytest
 from annotary.errors import ModelError, NothingToDo
 from annotary.images import DecodeOptions
 from annotary.models import load_model
-from annotary.pipeline import PipelineOptions, annotate
+from annotary.pipeline import PipelineOptions, Result, annotate
 from annotary.records import Annotation, Failure, Item, Record
 from annotary.runtime import RuntimeOptions
 from annotary.sources import Reader, SourceOptions
-from annotary.tasks.tagging import Tagging, TaggingOptions
+from annotary.tasks.tagging import SingleTagger, Tagging, TaggingOptions
 from tests.conftest import colour_of
 
 
-def run(
-    items, model: Path, options: PipelineOptions | None = None
-) -> Iterator[tuple[Item | None, Record]]:
-    task = Tagging(load_model(f"dir:{model}"), TaggingOptions(threshold=0.0))
+def run(items, model: Path, options: PipelineOptions | None = None) -> Iterator[Result]:
+    task = Tagging(SingleTagger(load_model(f"dir:{model}")), TaggingOptions(threshold=0.0))
     reader = Reader(SourceOptions())
     return annotate(items, [task], reader, DecodeOptions(), options or PipelineOptions())
 
@@ -34,8 +32,8 @@ def test_order_scores_and_sizes_are_those_of_the_input(colours, photos):
     folder = photos(100)
     items = [Item.from_path(path) for path in sorted(folder.iterdir())]
     pairs = list(run(items, colours))
-    assert [item for item, _ in pairs] == items
-    for index, (item, record) in enumerate(pairs):
+    assert [item for item, _, _ in pairs] == items
+    for index, (item, record, _) in enumerate(pairs):
         assert isinstance(record, Annotation)
         assert record.image == item.image
         assert (record.width, record.height) == (24, 18)
@@ -51,12 +49,12 @@ def test_order_scores_and_sizes_are_those_of_the_input(colours, photos):
 @pytest.mark.parametrize("threads", [1, 3])
 def test_results_depend_neither_on_batches_nor_on_threads(colours, photos, batch_size, threads):
     items = [Item.from_path(path) for path in sorted(photos(40).iterdir())]
-    expected = [record for _, record in run(items, colours)]
+    expected = [record for _, record, _ in run(items, colours)]
     model = load_model(f"dir:{colours}", RuntimeOptions(threads=threads))
-    task = Tagging(model, TaggingOptions(threshold=0.0))
+    task = Tagging(SingleTagger(model), TaggingOptions(threshold=0.0))
     options = PipelineOptions(batch_size=batch_size, decoders=threads)
     found = annotate(items, [task], Reader(SourceOptions()), DecodeOptions(), options)
-    assert [record for _, record in found] == expected
+    assert [record for _, record, _ in found] == expected
 
 
 def test_failures_keep_their_place(colours, photos):
@@ -65,7 +63,7 @@ def test_failures_keep_their_place(colours, photos):
         (folder / f"{index:05}.png").write_bytes(b"not an image")
     items: list[Item | Failure] = [Item.from_path(path) for path in sorted(folder.iterdir())]
     items.insert(12, Failure("list.txt:3", "UnreachableImage", "no path in this row"))
-    records = [record for _, record in run(items, colours)]
+    records = [record for _, record, _ in run(items, colours)]
     assert [record.image for record in records] == [item.image for item in items]
     failed = [index for index, record in enumerate(records) if not record.ok]
     assert failed == [0, 7, 8, 12, 30]
@@ -73,7 +71,7 @@ def test_failures_keep_their_place(colours, photos):
 
 def test_only_failures(colours, tmp_path):
     items = [Item.from_path(tmp_path / f"missing-{i}.png") for i in range(200)]
-    records = [record for _, record in run(items, colours)]
+    records = [record for _, record, _ in run(items, colours)]
     assert {record.error for record in records if isinstance(record, Failure)} == {
         "UnreachableImage"
     }
@@ -84,7 +82,7 @@ def test_pixels_and_bytes_in_memory(colours, photos):
     file = photos(1) / "00000.png"
     pixels = np.full((5, 7, 3), colour_of(0), dtype=np.uint8)
     items = [Item("a", data=file.read_bytes()), Item("b", pixels=pixels)]
-    first, second = (record for _, record in run(items, colours))
+    first, second = (record for _, record, _ in run(items, colours))
     assert isinstance(first, Annotation)
     assert isinstance(second, Annotation)
     assert first.tags == second.tags
@@ -119,11 +117,11 @@ def test_a_slow_source_does_not_delay_what_is_there(colours, photos):
         yield Item.from_path(paths[1])
 
     results = run(source(), colours, PipelineOptions(batch_size=64))
-    item, _ = next(results)
+    item, _, _ = next(results)
     second_may_come.set()
     assert item is not None
     assert item.path == paths[0]
-    assert [item.path for item, _ in results if item] == [paths[1]]
+    assert [item.path for item, _, _ in results if item] == [paths[1]]
 
 
 def test_an_error_of_the_source_comes_after_what_was_before_it(colours, photos):
@@ -135,7 +133,7 @@ def test_an_error_of_the_source_comes_after_what_was_before_it(colours, photos):
 
     seen = []
     with pytest.raises(NothingToDo, match="no more"):
-        seen.extend(item.path for item, _ in run(source(), colours) if item)
+        seen.extend(item.path for item, _, _ in run(source(), colours) if item)
     assert seen == paths
 
 
@@ -147,7 +145,9 @@ def test_an_error_of_the_network_stops_the_run(colours, photos):
         def tag_scores(self, batch):
             raise ModelError("the network broke")
 
-    task = Tagging(Broken(load_model(f"dir:{colours}")), TaggingOptions(threshold=0.0))
+    task = Tagging(
+        SingleTagger(Broken(load_model(f"dir:{colours}"))), TaggingOptions(threshold=0.0)
+    )
     items = [Item.from_path(path) for path in sorted(photos(20).iterdir())]
     with pytest.raises(ModelError, match="the network broke"):
         list(annotate(items, [task], Reader(SourceOptions()), DecodeOptions(), PipelineOptions()))

@@ -19,6 +19,7 @@ class Printed:
     """
 
     can_continue = False
+    needs_bytes = False
     failures_path: Path | None = None
 
     def __init__(self, line: Callable[[Record], str | None]) -> None:

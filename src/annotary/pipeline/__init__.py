@@ -2,8 +2,22 @@
 
 from __future__ import annotations
 
-from annotary.pipeline.local import PipelineOptions, annotate
+from annotary.pipeline.local import PipelineOptions, Result, annotate
 from annotary.pipeline.output import FileOutput, Output, Standing
+from annotary.pipeline.reapply import Reapply
 from annotary.pipeline.run import Outcome, Run
+from annotary.pipeline.scores import SavedScores, ScoreWriter
 
-__all__ = ["FileOutput", "Outcome", "Output", "PipelineOptions", "Run", "Standing", "annotate"]
+__all__ = [
+    "FileOutput",
+    "Outcome",
+    "Output",
+    "PipelineOptions",
+    "Reapply",
+    "Result",
+    "Run",
+    "SavedScores",
+    "ScoreWriter",
+    "Standing",
+    "annotate",
+]

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -54,6 +54,20 @@ class PipelineOptions:
                 raise ValueError(f"{name} must be at least 1, but got {value}")
 
 
+class Result(NamedTuple):
+    """What became of one image.
+
+    Attributes:
+        item: The image; None for a failure of a source.
+        record: What was said of it, or why it could not be.
+        beside: What tasks found that is no part of the record, by name.
+    """
+
+    item: Item | None
+    record: Record
+    beside: Mapping[str, Any]
+
+
 @dataclass(frozen=True, slots=True)
 class _Prepared:
     """An image that is ready for the networks: one input for each way of preparing."""
@@ -81,7 +95,9 @@ def annotate(
     reader: Reader,
     decode_options: DecodeOptions,
     options: PipelineOptions,
-) -> Generator[tuple[Item | None, Record], None, None]:
+    *,
+    keeps_bytes: bool = False,
+) -> Generator[Result, None, None]:
     """Annotate images.
 
     Args:
@@ -90,14 +106,15 @@ def annotate(
         reader: Reads the bytes.
         decode_options: How bytes are decoded.
         options: How the work is spread.
+        keeps_bytes: Whether items come back with their encoded bytes, as `Item.data`, for outputs that hold images.
 
     Yields:
-        The item (None for a source's failure) and its record, in the order of the input.
+        What became of each image, in the order of the input.
 
     Raises:
         AnnotaryError: The source or a model fails; what was yielded before stands.
     """
-    executor = _Executor(tasks, reader, decode_options, options)
+    executor = _Executor(tasks, reader, decode_options, options, keeps_bytes=keeps_bytes)
     try:
         yield from executor.results(items)
     finally:
@@ -111,9 +128,12 @@ class _Executor:
         reader: Reader,
         decode_options: DecodeOptions,
         options: PipelineOptions,
+        *,
+        keeps_bytes: bool,
     ) -> None:
         self._tasks = tasks
-        self._specs = tuple({task.preprocess: None for task in tasks})
+        self._keeps_bytes = keeps_bytes
+        self._specs = tuple({spec: None for task in tasks for spec in task.inputs})
         self._needed = preprocess.needed_by_all(*self._specs)
         self._reader = reader
         self._decode_options = decode_options
@@ -128,15 +148,15 @@ class _Executor:
         self._waiting: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._running: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
-    def results(self, items: Iterable[Item | Failure]) -> Iterator[tuple[Item | None, Record]]:
+    def results(self, items: Iterable[Item | Failure]) -> Iterator[Result]:
         for name, work in (("feed", lambda: self._feed(items)), ("collect", self._collect)):
             threading.Thread(target=work, name=f"annotary-{name}", daemon=True).start()
         while (batch := self._running.get()) is not _END:
             if isinstance(batch, BaseException):
                 raise batch
-            for pair in self._finish(batch):
+            for result in self._finish(batch):
                 self._slots.release()
-                yield pair
+                yield result
 
     def stop(self) -> None:
         """Let all threads end; work that has not begun is dropped."""
@@ -183,6 +203,8 @@ class _Executor:
 
     def _decode(self, item: Item, data: bytes) -> _Prepared:
         decoded = images.decode(data, at_least=self._needed, options=self._decode_options)
+        if self._keeps_bytes:
+            item = replace(item, path=None, url=None, data=data)
         return self._fit(item, decoded.pixels, decoded.width, decoded.height)
 
     def _fit(self, item: Item, pixels: Pixels, width: int, height: int) -> _Prepared:
@@ -224,26 +246,27 @@ class _Executor:
         found: list[dict[str, Any]] = [{} for _ in ready]
         batches: dict[PreprocessSpec, npt.NDArray[np.generic]] = {}
         for task in self._tasks:
-            spec = task.preprocess
-            if spec not in batches:
-                batches[spec] = preprocess.to_batch([image.inputs[spec] for image in ready], spec)
-            for parts, value in zip(found, task.annotate(batches[spec]), strict=True):
-                parts[task.part] = value
+            for spec in task.inputs:
+                if spec not in batches:
+                    pictures = [image.inputs[spec] for image in ready]
+                    batches[spec] = preprocess.to_batch(pictures, spec)
+            answers = task.annotate(*(batches[spec] for spec in task.inputs))
+            for parts, answer in zip(found, answers, strict=True):
+                parts.update(answer)
         return found
 
-    def _finish(self, batch: _Batch) -> Iterator[tuple[Item | None, Record]]:
-        parts = iter(batch.parts.result() if batch.parts is not None else ())
+    def _finish(self, batch: _Batch) -> Iterator[Result]:
+        found = iter(batch.parts.result() if batch.parts is not None else ())
         sources = {task.part: task.source for task in self._tasks}
         for entry in batch.entries:
             if isinstance(entry, tuple):
-                yield entry
+                yield Result(*entry, {})
                 continue
-            yield (
-                entry.item,
-                Annotation(
-                    entry.item.image, entry.width, entry.height, **next(parts), sources=sources
-                ),
-            )
+            beside = dict(next(found))
+            parts = {name: beside.pop(name) for name in sources}
+            item = entry.item
+            annotation = Annotation(item.image, entry.width, entry.height, **parts, sources=sources)
+            yield Result(item, annotation, beside)
 
 
 def _failure(item: Item, error: ImageError | MemoryError) -> Failure:

@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 from annotary.errors import ImageError, OutputError
 from annotary.pipeline.state import FAILURES_FILE, RunState, claims_failures, line_kind
 from annotary.records import Annotation, Failure, Item, Record, from_line, to_line
-from annotary.sinks import NameSet, Sink, SinkOptions, open_sink, write_atomically, writes_one_file
+from annotary.sinks import NameSet, Sink, SinkOptions, format_named, open_sink, write_atomically
 
 Standing: TypeAlias = Literal["new", "done", "failed"]
 """Whether an image is still to be done, is in the output, or is listed as failed by an earlier part of the run."""
@@ -27,6 +27,10 @@ class Output(Protocol):
     @property
     def can_continue(self) -> bool:
         """Whether a run that is stopped goes on when it is started again."""
+
+    @property
+    def needs_bytes(self) -> bool:
+        """Whether items must come with their encoded bytes."""
 
     def standing(self, item: Item | Failure) -> Standing:
         """Whether an image is still to be done.
@@ -67,12 +71,14 @@ class FileOutput:
         *,
         retry_failed: bool,
     ) -> None:
+        described = format_named(form)
+        self.needs_bytes = described.needs_bytes
         self._state: RunState | None = None
         if output is not None:
             self._state = RunState(
                 output,
                 {**settings, "format": form},
-                is_folder=not writes_one_file(form),
+                is_folder=not described.is_one_file,
                 overwrite=sink_options.on_existing == "overwrite",
             )
         self._retries = retry_failed or self._state is None

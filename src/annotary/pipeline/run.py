@@ -11,8 +11,9 @@ from typing import Self
 
 from annotary.images import DecodeOptions
 from annotary.pipeline.local import PipelineOptions, annotate
-from annotary.pipeline.output import Output
-from annotary.records import Failure, Item, Record
+from annotary.pipeline.output import Output, Standing
+from annotary.pipeline.scores import ScoreWriter
+from annotary.records import Annotation, Failure, Item, Record
 from annotary.sinks import NameSet
 from annotary.sources import Reader
 from annotary.tasks import Task
@@ -50,6 +51,7 @@ class Run:
         reader: Reads the bytes.
         decode_options: How bytes are decoded.
         options: How the work is spread.
+        scores: Where the scores of all tags are kept, too.
 
     Attributes:
         outcome: The counts, up to date whenever a record is yielded.
@@ -63,10 +65,20 @@ class Run:
         reader: Reader,
         decode_options: DecodeOptions,
         options: PipelineOptions,
+        scores: ScoreWriter | None = None,
     ) -> None:
         self.outcome = Outcome()
         self._output = output
-        self._records = annotate(self._new(items), tasks, reader, decode_options, options)
+        self._scores = scores
+        self._only_scores = NameSet()
+        self._results = annotate(
+            self._new(items),
+            tasks,
+            reader,
+            decode_options,
+            options,
+            keeps_bytes=output.needs_bytes,
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -77,14 +89,22 @@ class Run:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._records.close()
-        self._output.close(complete=error is None)
+        self._results.close()
+        try:
+            if self._scores is not None:
+                self._scores.close(complete=error is None)
+        finally:
+            self._output.close(complete=error is None)
 
     def __iter__(self) -> Iterator[Record]:
         """Annotate and write; each record is yielded when it is written."""
-        with contextlib.closing(self._records) as records:
-            for item, record in records:
-                written = self._output.write(item, record)
+        with contextlib.closing(self._results) as results:
+            for item, record, beside in results:
+                if self._scores is not None and item is not None and isinstance(record, Annotation):
+                    # Before the record: an image counts as done when its record is written.
+                    self._scores.write(item, record, beside["scores"])
+                is_written = item is not None and item.image in self._only_scores
+                written = record if is_written else self._output.write(item, record)
                 if written.ok:
                     self.outcome.done += 1
                 else:
@@ -97,13 +117,25 @@ class Run:
         for item in items:
             if isinstance(item, Item) and not seen.add(_identity(item)):
                 continue
-            match self._output.standing(item):
+            match self._standing(item):
                 case "done":
                     self.outcome.done_before += 1
                 case "failed":
                     self.outcome.failed_before += 1
                 case "new":
                     yield item
+
+    def _standing(self, item: Item | Failure) -> Standing:
+        """Whether an image is still to be done, for its record or for its scores."""
+        standing = self._output.standing(item)
+        if self._scores is None or isinstance(item, Failure):
+            return standing
+        if self._scores.holds(item.image):
+            return standing if self._output.can_continue else "done"
+        if standing == "done":
+            self._only_scores.add(item.image)
+            return "new"
+        return standing
 
 
 def _identity(item: Item) -> str:

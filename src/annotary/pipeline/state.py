@@ -54,6 +54,7 @@ class RunState:
 
     Attributes:
         failures: The list of failures of this output.
+        continues: Whether what is there is continued, rather than begun anew.
 
     Raises:
         OutputError: The output belongs to another run, or to nobody known, or another process is writing it.
@@ -99,7 +100,7 @@ class RunState:
                 f"{self.output} was not written by annotary, or its {self.path.name} is gone;"
                 " move it away, or choose another --output"
             )
-        is_equal = found is not None and exists and found.settings == self._settings
+        is_equal = found is not None and exists and _said(found.settings) == _said(self._settings)
         was_stopped_overwriting = found is not None and found.overwriting and not found.complete
         if found is not None and exists and not overwrite:
             if not is_equal:
@@ -110,6 +111,7 @@ class RunState:
                     " was stopped; say --on-existing overwrite again"
                 )
         continues = is_equal and (not overwrite or was_stopped_overwriting)
+        self.continues = continues
         if found is not None and overwrite and not continues:
             self._throw_away(found, is_folder=is_folder)
         name = found.failures if found is not None and continues else self._free_name()
@@ -130,7 +132,7 @@ class RunState:
         changes = "; ".join(
             f"{name} was {_shown(before.get(name))}, now {_shown(self._settings.get(name))}"
             for name in names
-            if before.get(name) != self._settings.get(name)
+            if (before.get(name) or None) != (self._settings.get(name) or None)
         )
         return (
             f"{self.output} holds results of other settings ({changes}); choose another --output,"
@@ -246,6 +248,15 @@ def _check_place(output: Path, *, is_folder: bool) -> None:
         raise OutputError(f"{output} is a folder, and this format needs a file")
     if not is_folder and output.exists() and not output.is_file():
         raise OutputError(f"{output} is no ordinary file; --json prints on standard output")
+
+
+def _said(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings without those that nothing was said of, so that options that come later change nothing for old runs."""
+    return {
+        name: value
+        for name, value in settings.items()
+        if value or (value == 0 and value is not False)
+    }
 
 
 def _shown(value: object) -> str:

@@ -23,6 +23,9 @@ It may also have, each false or empty when it is not there:
     NEEDS_BYTES: bool
         The output holds the images: items come with their encoded bytes, as `Item.data`.
 
+    def read(output: Path, options: SinkOptions) -> Iterator[TagsOfImage]
+        What such an output holds, in bounded memory; raises OutputError where it is something else.
+
 Files whose names begin with an underscore are the room's machinery.
 """
 
@@ -33,10 +36,12 @@ from annotary.sinks._contract import (
     Format,
     Sink,
     SinkOptions,
+    TagsOfImage,
     format_named,
     format_of,
     formats,
     open_sink,
+    read_tags,
     writes_one_file,
 )
 from annotary.sinks._names import NameSet
@@ -46,10 +51,12 @@ __all__ = [
     "NameSet",
     "Sink",
     "SinkOptions",
+    "TagsOfImage",
     "format_named",
     "format_of",
     "formats",
     "open_sink",
+    "read_tags",
     "write_atomically",
     "writes_one_file",
 ]

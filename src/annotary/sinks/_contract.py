@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, cast, get_args
+from typing import Literal, NamedTuple, Protocol, cast, get_args
 
 from annotary import registry
 from annotary.errors import UsageError
@@ -73,6 +74,18 @@ class Format:
     options: tuple[str, ...]
     can_append: bool
     needs_bytes: bool
+
+
+class TagsOfImage(NamedTuple):
+    """What an output says of one image.
+
+    Attributes:
+        image: Its name.
+        tags: Names and scores; a score is None where the format keeps none.
+    """
+
+    image: str
+    tags: tuple[tuple[str, float | None], ...]
 
 
 class Sink(Protocol):
@@ -158,3 +171,20 @@ def open_sink(name: str, output: Path | None, options: SinkOptions) -> Sink:
         OutputError: The output cannot be written or does not hold what this format writes.
     """
     return cast(Sink, registry.load("sinks", name).open(output, options))
+
+
+def read_tags(name: str, output: Path, options: SinkOptions) -> Iterator[TagsOfImage]:
+    """The tags that an output holds, image by image.
+
+    Raises:
+        UnknownName: There is no such format; the message lists the known ones.
+        UsageError: Outputs of this format cannot be read back.
+        OutputError: It cannot be read, or is something else.
+    """
+    module = registry.load("sinks", name)
+    if not hasattr(module, "read"):
+        able = ", ".join(
+            form for form in formats() if hasattr(registry.load("sinks", form), "read")
+        )
+        raise UsageError(f"the format {name} cannot be read back; these can: {able}")
+    return cast(Iterator[TagsOfImage], module.read(output, options))

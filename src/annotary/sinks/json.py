@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from annotary.errors import OutputError
 from annotary.records import Annotation, to_line
 from annotary.sinks._appending import AppendingFile
-from annotary.sinks._contract import SinkOptions
-from annotary.sinks.jsonl import name_of
+from annotary.sinks._contract import SinkOptions, TagsOfImage
+from annotary.sinks.jsonl import name_of, tags_of
 
 SUFFIXES = (".json",)
 
@@ -56,3 +57,17 @@ def open(output: Path | None, options: SinkOptions) -> AppendingFile:  # noqa: A
     """A sink that continues the file."""
     assert output is not None
     return AppendingFile(output, JsonArray())
+
+
+def read(output: Path, options: SinkOptions) -> Iterator[TagsOfImage]:  # noqa: ARG001
+    """The tags of every record of an array that annotary wrote: one on each line."""
+    try:
+        with output.open("rb") as file:
+            if file.readline() != JsonArray.opening:
+                raise OutputError(f"{output} is no array of records, one on each line")
+            for number, line in enumerate(file, start=2):
+                record = line.rstrip(b",\n")
+                if record and record != b"]" and line.endswith(b"\n"):
+                    yield tags_of(record, f"{output}, line {number}")
+    except OSError as error:
+        raise OutputError(f"cannot read {output}: {error.strerror}") from error

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from annotary.records import Annotation, to_line
+from annotary.errors import OutputError
+from annotary.records import Annotation, from_line, to_line
 from annotary.sinks._appending import AppendingFile
-from annotary.sinks._contract import SinkOptions
+from annotary.sinks._contract import SinkOptions, TagsOfImage
 
 SUFFIXES = (".jsonl", ".ndjson")
 
@@ -46,6 +47,31 @@ def open(output: Path | None, options: SinkOptions) -> AppendingFile:  # noqa: A
     """A sink that continues the file."""
     assert output is not None
     return AppendingFile(output, JsonLines())
+
+
+def read(output: Path, options: SinkOptions) -> Iterator[TagsOfImage]:  # noqa: ARG001
+    """The tags of every record. A last line that was cut off is passed over."""
+    try:
+        with output.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip() and line.endswith(b"\n"):
+                    yield tags_of(line, f"{output}, line {number}")
+    except OSError as error:
+        raise OutputError(f"cannot read {output}: {error.strerror}") from error
+
+
+def tags_of(record: bytes, where: str) -> TagsOfImage:
+    """The tags of a record in JSON.
+
+    Raises:
+        OutputError: It is no record; the message says where it stands.
+    """
+    try:
+        annotation = from_line(record)
+    except ValueError as error:
+        raise OutputError(f"{where} is no record of an image: {error}") from error
+    tags = annotation.tags if isinstance(annotation, Annotation) else ()
+    return TagsOfImage(annotation.image, tuple((tag.name, tag.score) for tag in tags))
 
 
 def _name_of_line(line: bytes, where: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,7 +12,7 @@ from annotary.cards import PreprocessSpec
 
 
 class Task(Protocol):
-    """One part of an annotation: what the network needs, and what its answer means."""
+    """One part of an annotation: what the networks need, and what their answer means."""
 
     @property
     def part(self) -> str:
@@ -22,16 +23,20 @@ class Task(Protocol):
         """The id of the card that answers."""
 
     @property
-    def preprocess(self) -> PreprocessSpec:
-        """How images are prepared."""
+    def inputs(self) -> tuple[PreprocessSpec, ...]:
+        """How images are prepared, once for each network that is asked."""
 
     @property
     def streams(self) -> int:
-        """How many batches the network works on at once, at its best."""
+        """How many batches are worked on at once, at best."""
 
     @property
     def batch_size(self) -> int:
-        """How many images it takes at once, at its best."""
+        """How many images are taken at once, at best."""
 
-    def annotate(self, batch: npt.NDArray[np.generic]) -> list[Any]:
-        """The part's value for every image of a prepared batch. Safe to call from several threads."""
+    def annotate(self, *batches: npt.NDArray[np.generic]) -> list[Mapping[str, Any]]:
+        """What is found in the same images, prepared as `inputs` says. Safe to call from several threads.
+
+        Returns:
+            For every image the value of the part by its name; what has another name is handed on beside the record.
+        """

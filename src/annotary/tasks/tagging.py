@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from collections.abc import Mapping
 from typing import Any, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from annotary.cards import PRESETS, Card, PreprocessSpec, Preset, Vocabulary
+from annotary.cards import Card, PreprocessSpec, Vocabulary
 from annotary.errors import UsageError
 from annotary.models import Model
-from annotary.records import Tag
-
-DEFAULT_PRESET = "balanced"
-DEFAULT_THRESHOLD = 0.4
-"""For vocabularies without presets: what JoyTag's README uses."""
+from annotary.tasks.tag_rules import TagRules
+from annotary.tasks.tag_selection import TaggingOptions, TagSelector
 
 
 class Tagger(Protocol):
@@ -32,6 +27,31 @@ class Tagger(Protocol):
         """Probabilities float32[b, t], 0..1, for a batch prepared as the card says. Thread-safe."""
 
 
+class Scorer(Protocol):
+    """What scores a vocabulary: one tagger, or several that are asked together."""
+
+    vocabulary: Vocabulary
+
+    @property
+    def source(self) -> str:
+        """Which cards answer: `starter@1.0`, or several with a plus between them."""
+
+    @property
+    def inputs(self) -> tuple[PreprocessSpec, ...]:
+        """How the images are prepared, once for each different network."""
+
+    @property
+    def streams(self) -> int:
+        """How many batches it works on at once, at its best."""
+
+    @property
+    def batch_size(self) -> int:
+        """How many images it takes at once, at its best."""
+
+    def scores(self, *batches: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
+        """Probabilities float32[b, t], 0..1, for the same images prepared as `inputs` says. Thread-safe."""
+
+
 def tagger(model: Model) -> Tagger:
     """A model as a tagger.
 
@@ -43,56 +63,16 @@ def tagger(model: Model) -> Tagger:
     return cast(Tagger, model)
 
 
-@dataclass(frozen=True, slots=True)
-class TaggingOptions:
-    """Which tags an image gets."""
-
-    threshold: float | None = None
-    """Keep tags whose probability is at least this, 0..1. Takes the place of the preset."""
-
-    preset: Preset | None = None
-    """A set of thresholds, one a tag, that came with the model: balanced (best F1; what is used when nothing is
-    said), precise (few wrong tags) or broad (few missed tags)."""
-
-    top: int | None = None
-    """Keep at most this many tags. With --threshold 0: exactly this many."""
-
-    exclude: tuple[str, ...] = ()
-    """Leave out tags that match this pattern, such as 'dog' or '*fish*'. May be given several times."""
-
-    def __post_init__(self) -> None:
-        if self.threshold is not None and self.preset is not None:
-            raise ValueError("threshold takes the place of preset; give one of them")
-        if self.threshold is not None and not 0.0 <= self.threshold <= 1.0:
-            raise ValueError(f"threshold must be in 0..1, but got {self.threshold}")
-        if self.preset is not None and self.preset not in PRESETS:
-            known = ", ".join(PRESETS)
-            raise ValueError(f"preset must be one of {known}, but got {self.preset!r}")
-        if self.top is not None and self.top < 1:
-            raise ValueError(f"top must be at least 1, but got {self.top}")
-        if isinstance(self.exclude, str):
-            raise ValueError("exclude must be several patterns, not one text")
-
-
-class Tagging:
-    """The task of tagging with one model.
+class SingleTagger:
+    """One tagger as a scorer.
 
     Args:
         model: The tagger.
-        options: Which tags an image gets.
-
-    Raises:
-        UsageError: The options do not fit the model; the message says what would.
     """
 
-    part = "tags"
-
-    def __init__(self, model: Tagger, options: TaggingOptions) -> None:
+    def __init__(self, model: Tagger) -> None:
         self._model = model
-        self._options = options
-        self._top = options.top
-        self._thresholds = _thresholds(model, options)
-        self._kept = _kept(model.vocabulary, options.exclude)
+        self.vocabulary = model.vocabulary
 
     @property
     def source(self) -> str:
@@ -100,9 +80,9 @@ class Tagging:
         return self._model.card.id
 
     @property
-    def preprocess(self) -> PreprocessSpec:
+    def inputs(self) -> tuple[PreprocessSpec, ...]:
         """How the model's images are prepared."""
-        return self._model.card.preprocess
+        return (self._model.card.preprocess,)
 
     @property
     def streams(self) -> int:
@@ -114,55 +94,71 @@ class Tagging:
         """How many images the network takes at once, at its best."""
         return self._model.batch_size
 
-    def annotate(self, batch: npt.NDArray[np.generic]) -> list[tuple[Tag, ...]]:
-        """The tags of every image of a batch, in descending order of score."""
-        return [self._select(scores) for scores in self._model.tag_scores(batch)]
+    def scores(self, *batches: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
+        """Probabilities float32[b, t], 0..1."""
+        (batch,) = batches
+        return self._model.tag_scores(batch)
+
+
+class Tagging:
+    """The task of tagging.
+
+    Args:
+        scorer: Who scores.
+        options: Which tags an image gets.
+        rules: What they are called, and their order.
+        keeps_scores: Whether every image's scores are handed on beside its tags, as `scores` float16[t]. Then the tags
+            are chosen by those, which are within 0.0005 of the network's.
+
+    Raises:
+        UsageError: The options do not fit the vocabulary; the message says what would.
+    """
+
+    part = "tags"
+
+    def __init__(
+        self,
+        scorer: Scorer,
+        options: TaggingOptions,
+        rules: TagRules | None = None,
+        *,
+        keeps_scores: bool = False,
+    ) -> None:
+        self._scorer = scorer
+        self._keeps_scores = keeps_scores
+        self._selector = TagSelector(scorer.vocabulary, options, rules, scorer.source)
+
+    @property
+    def source(self) -> str:
+        """Which cards answer."""
+        return self._scorer.source
+
+    @property
+    def inputs(self) -> tuple[PreprocessSpec, ...]:
+        """How images are prepared, once for each network."""
+        return self._scorer.inputs
+
+    @property
+    def streams(self) -> int:
+        """How many batches are worked on at once, at best."""
+        return self._scorer.streams
+
+    @property
+    def batch_size(self) -> int:
+        """How many images are taken at once, at best."""
+        return self._scorer.batch_size
+
+    def annotate(self, *batches: npt.NDArray[np.generic]) -> list[Mapping[str, Any]]:
+        """The `tags` of every image, and its `scores` where they are kept."""
+        return [self._parts(scores) for scores in self._scorer.scores(*batches)]
 
     def settings(self) -> dict[str, Any]:
-        """What the tags depend on beside the model, in one way of writing: equal settings give equal tags."""
-        chosen = self._options
-        known = self._model.vocabulary.thresholds
-        by_preset = chosen.threshold is None and (chosen.preset or known)
-        return {
-            "preset": (chosen.preset or DEFAULT_PRESET) if by_preset else None,
-            "threshold": None if by_preset else _threshold(chosen),
-            "top": chosen.top,
-            "exclude": sorted(set(chosen.exclude)),
-        }
+        """What the tags depend on beside the models, in one way of writing."""
+        return self._selector.settings()
 
-    def _select(self, scores: npt.NDArray[np.float32]) -> tuple[Tag, ...]:
-        vocabulary = self._model.vocabulary
-        chosen = np.flatnonzero((scores >= self._thresholds) & self._kept)
-        order = chosen[np.argsort(-scores[chosen], kind="stable")][: self._top]
-        return tuple(
-            Tag(vocabulary.names[i], round(float(scores[i]), 6), vocabulary.categories[i])
-            for i in order.tolist()
-        )
-
-
-def _thresholds(model: Tagger, options: TaggingOptions) -> npt.NDArray[np.float32]:
-    """One threshold a tag, float32[t]."""
-    known = model.vocabulary.thresholds
-    if options.threshold is None and (options.preset or known):
-        preset = options.preset or DEFAULT_PRESET
-        if preset not in known:
-            raise UsageError(f"{model.card.id} has no preset {preset!r}; give a threshold")
-        return np.asarray(known[preset], dtype=np.float32)
-    return np.full(len(model.vocabulary), _threshold(options), dtype=np.float32)
-
-
-def _threshold(options: TaggingOptions) -> float:
-    return DEFAULT_THRESHOLD if options.threshold is None else options.threshold
-
-
-def _kept(vocabulary: Vocabulary, exclude: Iterable[str]) -> npt.NDArray[np.bool_]:
-    """Which tags no pattern excludes, bool[t]."""
-    kept = np.ones(len(vocabulary), dtype=np.bool_)
-    for pattern in exclude:
-        matches = [fnmatchcase(name, pattern) for name in vocabulary.names]
-        if not any(matches):
-            raise UsageError(
-                f"{pattern!r}, to be excluded, matches none of the {len(vocabulary)} tags"
-            )
-        kept &= ~np.asarray(matches)
-    return kept
+    def _parts(self, scores: npt.NDArray[np.float32]) -> dict[str, Any]:
+        if not self._keeps_scores:
+            return {"tags": self._selector.select(scores)}
+        # Tags are chosen by what is kept, so that choosing again from it gives the very same.
+        kept = scores.astype(np.float16)
+        return {"tags": self._selector.select(kept), "scores": kept}

@@ -1,4 +1,4 @@
-"""Tagging: which tags are chosen."""
+"""Tagging: the task, from a model's scores to the tags of images."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from annotary.cards import Card, PreprocessSpec, Vocabulary
 from annotary.errors import UsageError
-from annotary.tasks.tagging import Tagging, TaggingOptions, tagger
+from annotary.records import Tag
+from annotary.tasks.tag_selection import TaggingOptions
+from annotary.tasks.tagging import SingleTagger, Tagging, tagger
 
 NAMES = ("dog", "cat", "fish bowl", "goldfish", "sky")
 
@@ -30,9 +32,15 @@ class Scores:
         return np.asarray(batch, dtype=np.float32)
 
 
+def tags_of(options: TaggingOptions, batch, presets: bool = True) -> list[tuple[Tag, ...]]:
+    task = Tagging(SingleTagger(Scores(presets)), options)
+    answers = task.annotate(np.array(batch))
+    assert all(answer.keys() == {"tags"} for answer in answers)
+    return [answer["tags"] for answer in answers]
+
+
 def names(scores, options, presets: bool = True) -> list[str]:
-    (tags,) = Tagging(Scores(presets), TaggingOptions(**options)).annotate(np.array([scores]))
-    return [tag.name for tag in tags]
+    return [tag.name for tag in tags_of(TaggingOptions(**options), [scores], presets)[0]]
 
 
 EVEN = [0.6, 0.3, 0.5, 0.4, 0.8]
@@ -62,7 +70,7 @@ def test_without_presets_the_threshold_is_the_one_of_joytag():
 
 
 def test_categories_and_scores_travel():
-    (tags,) = Tagging(Scores(), TaggingOptions(top=1)).annotate(np.array([EVEN]))
+    (tags,) = tags_of(TaggingOptions(top=1), [EVEN])
     assert [(tag.name, tag.score, tag.category) for tag in tags] == [("dog", 0.6, "animal")]
 
 
@@ -70,9 +78,9 @@ def test_categories_and_scores_travel():
     st.lists(st.lists(st.floats(0, 1, width=32), min_size=5, max_size=5), min_size=1, max_size=4)
 )
 def test_every_image_by_itself_sorted_with_ties_in_the_order_of_the_vocabulary(batch):
-    task = Tagging(Scores(), TaggingOptions(threshold=0.25))
-    together = task.annotate(np.array(batch))
-    assert together == [task.annotate(np.array([row]))[0] for row in batch]
+    options = TaggingOptions(threshold=0.25)
+    together = tags_of(options, batch)
+    assert together == [tags_of(options, [row])[0] for row in batch]
     for row, tags in zip(np.array(batch, dtype=np.float32), together, strict=True):
         chosen = [i for i in range(5) if row[i] >= np.float32(0.25)]
         expected = sorted(chosen, key=lambda i: (-row[i], i))
@@ -86,7 +94,7 @@ def test_every_image_by_itself_sorted_with_ties_in_the_order_of_the_vocabulary(b
         ({"threshold": 1.5}, ValueError, r"in 0\.\.1"),
         ({"threshold": float("nan")}, ValueError, r"in 0\.\.1"),
         ({"preset": "best"}, ValueError, "preset must be one of balanced, precise, broad"),
-        ({"exclude": "bird"}, ValueError, "several patterns"),
+        ({"exclude": "bird"}, ValueError, "several texts"),
         ({"preset": "broad"}, UsageError, "told@1 has no preset 'broad'"),
         ({"top": 0}, ValueError, "at least 1"),
         ({"exclude": ("bird",)}, UsageError, "matches none of the 5 tags"),
@@ -94,7 +102,7 @@ def test_every_image_by_itself_sorted_with_ties_in_the_order_of_the_vocabulary(b
 )
 def test_what_is_refused(options, error, message):
     with pytest.raises(error, match=message):
-        Tagging(Scores(), TaggingOptions(**options))
+        Tagging(SingleTagger(Scores()), TaggingOptions(**options))
 
 
 def test_a_model_without_the_ability_is_refused():
@@ -109,10 +117,18 @@ def test_a_model_without_the_ability_is_refused():
 
 def test_settings_are_equal_where_the_tags_are():
     def settings(presets=True, **options):
-        return Tagging(Scores(presets), TaggingOptions(**options)).settings()
+        return Tagging(SingleTagger(Scores(presets)), TaggingOptions(**options)).settings()
 
     assert settings() == settings(preset="balanced")
     assert settings(presets=False) == settings(presets=False, threshold=0.4)
     assert settings(exclude=("dog", "cat")) == settings(exclude=("cat", "dog", "cat"))
     assert settings() != settings(threshold=0.4)
     assert settings() != settings(top=3)
+
+
+def test_scores_are_kept_beside_the_tags_where_that_is_asked_for():
+    task = Tagging(SingleTagger(Scores()), TaggingOptions(), keeps_scores=True)
+    (answer,) = task.annotate(np.array([EVEN]))
+    assert answer["scores"].dtype == np.float16
+    assert answer["scores"] == pytest.approx(EVEN, abs=5e-4)
+    assert [tag.name for tag in answer["tags"]] == ["dog", "fish bowl", "cat"]
