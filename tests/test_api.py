@@ -12,7 +12,8 @@ from PIL import Image
 import annotary
 from annotary.errors import NothingToDo, UnknownName, UsageError
 from annotary.sources import SourceOptions
-from tests.conftest import colour_of
+from annotary.tasks.tag_rules import TagRules
+from tests.conftest import colour_of, make_colours
 
 
 @pytest.fixture(scope="module")
@@ -171,3 +172,91 @@ def test_unknown_model_and_name():
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         annotary.nothing  # noqa: B018
     assert set(annotary.__all__) <= set(dir(annotary))
+
+
+# Tensors
+
+
+@pytest.mark.parametrize("kind", ["uint8", "float32", "float16", "bfloat16", "float64", "stack"])
+def test_torch_tensors_are_taken_as_their_images(model, kind):
+    torch = pytest.importorskip("torch")
+    pixels = torch.tensor(colour_of(0), dtype=torch.uint8).reshape(3, 1, 1).repeat(1, 5, 7)
+    within = {"bfloat16": 4e-3, "float16": 3e-3}.get(kind, 1e-5)
+    if kind == "stack":
+        records = list(model.tag(torch.stack([pixels, pixels]), threshold=0))
+        assert [record.image for record in records] == ["image-1", "image-2"]
+    else:
+        given = pixels if kind == "uint8" else (pixels / 255).to(getattr(torch, kind))
+        records = list(
+            model.tag([given.requires_grad_() if kind == "float32" else given], threshold=0)
+        )
+    for record in records:
+        values = dict(zip(("red", "green", "blue"), np.array(colour_of(0)) / 255, strict=True))
+        assert scores(record) == pytest.approx(values, abs=within)
+        assert (record.width, record.height) == (7, 5)
+
+
+def test_grey_and_transparent_tensors_are_read_as_images_are(model):
+    torch = pytest.importorskip("torch")
+    (grey,) = model.tag(torch.full((1, 2, 2), 51, dtype=torch.uint8), threshold=0)
+    assert set(scores(grey).values()) == {0.2}
+    (clear,) = model.tag(torch.zeros((4, 2, 2), dtype=torch.uint8), threshold=0)
+    assert set(scores(clear).values()) == {1.0}
+
+
+@pytest.mark.parametrize(
+    ("shape", "low", "high", "message"),
+    [
+        ((3, 2, 2), -2.0, 2.0, "must hold 0..1; give images before they are normalised"),
+        ((2, 2), 0.0, 1.0, r"must be \[3, H, W\]"),
+        ((2, 2, 3), 0.0, 1.0, r"must be \[3, H, W\]"),
+        ((3, 0, 2), 0.0, 1.0, r"must be \[3, H, W\]"),
+    ],
+)
+def test_tensors_that_are_no_images_are_refused(model, shape, low, high, message):
+    torch = pytest.importorskip("torch")
+    with pytest.raises(UsageError, match=message):
+        model.tag(torch.rand(shape) * (high - low) + low)
+    with pytest.raises(UsageError, match=r"must hold uint8 0\.\.255 or floats 0\.\.1"):
+        model.tag(torch.zeros((3, 2, 2), dtype=torch.int64))
+
+
+def test_a_stack_of_arrays_is_several_images(model):
+    stack = np.stack([np.full((4, 4, 3), colour_of(i), np.uint8) for i in range(3)])
+    records = list(model.tag(stack, threshold=0))
+    assert [scores(record) for record in records] == [expected(i) for i in range(3)]
+
+
+# Wishes
+
+
+def test_rules_and_wishes_of_the_command_line(model):
+    white = np.full((2, 2, 3), (255, 128, 26), np.uint8)
+
+    def names(**wishes) -> list[str]:
+        (record,) = model.tag(white, **wishes)
+        return [tag.name for tag in record.tags]
+
+    assert names(keep="*e*", threshold=0) == ["red", "green", "blue"]
+    assert names(keep=["red", "blue"], threshold=0) == ["red", "blue"]
+    assert names(category_threshold={"colour": 0.9}) == ["red"]
+    assert names(threshold=1.0, min_tags=2) == ["red", "green"]
+    assert names(mcut=True) == ["red"]
+    assert names(threshold=0, rules=TagRules(order="vocabulary", first=("blue",))) == [
+        "blue",
+        "red",
+        "green",
+    ]
+    with pytest.raises(UsageError, match="no category 'x'"):
+        names(category_threshold={"x": 0.5})
+
+
+def test_several_models_are_asked_together(colours, tmp_path):
+    other = make_colours(tmp_path / "other", version="2.0")
+    both = annotary.load([f"dir:{colours}", f"dir:{other}"], threads=1)
+    assert both.vocabulary.names == ("red", "green", "blue")
+    (record,) = both.tag(np.full((4, 4, 3), colour_of(0), np.uint8), threshold=0)
+    assert scores(record) == expected()
+    assert record.sources == {"tags": "colours@1.0+colours@2.0"}
+    with pytest.raises(UsageError, match="name at least one model"):
+        annotary.load([])

@@ -112,7 +112,9 @@ def test_an_ensemble_of_two_models(photos, colours, tmp_path):
         assert found["sources"] == {"tags": "colours@1.0+colours@2.0"}
         assert [t["name"] for t in found["tags"]] == [t["name"] for t in one["tags"]]
         for tag, same in zip(found["tags"], one["tags"], strict=True):
-            assert tag["score"] == pytest.approx(same["score"], abs=2e-6)
+            assert tag["score"] == pytest.approx(
+                same["score"], abs=5e-4
+            )  # scores are kept as float16
     twice = annotary("tag", folder, "--ensemble", f"dir:{colours},dir:{colours}")
     assert "two or more different models" in complaint(twice)
     clash = annotary("tag", folder, "--ensemble", both, "--model", f"dir:{colours}")
