@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from annotary.sources._shard import Shard
+
 
 @dataclass(frozen=True, slots=True)
 class SourceOptions:
@@ -21,6 +23,18 @@ class SourceOptions:
     exclude_files: tuple[str, ...] = ()
     """Leave out files and folders that match this pattern. May be given several times."""
 
+    shard: str | None = None
+    """Do only a part of the images, for many machines: 2/8 is the second of eight.
+
+    Which images that are depends on their names below what is named, not on their order or number.
+    """
+
+    image_column: str | None = None
+    """Column of a CSV or Parquet table that holds the images: paths, addresses or encoded bytes.
+
+    Otherwise the first column with a usual name is taken, such as image, path, file_name or url.
+    """
+
     timeout: float = 20.0
     """Seconds to wait for a server to connect, and for each piece of its answer."""
 
@@ -31,6 +45,7 @@ class SourceOptions:
     """Largest encoded image that is read, in bytes."""
 
     def __post_init__(self) -> None:
+        Shard.of(self.shard)
         if not self.timeout > 0:
             raise ValueError(f"timeout must be positive, but got {self.timeout}")
         if self.retries < 0:

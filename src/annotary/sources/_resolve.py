@@ -15,6 +15,7 @@ from annotary.errors import NothingToDo, UsageError
 from annotary.records import Failure, Item
 from annotary.sources._options import SourceOptions
 from annotary.sources._paths import is_there, kind_of, reason
+from annotary.sources._shard import Shard, key_of
 
 _MOST_NEIGHBOURS = 10_000  # names that a misspelt one is compared with
 _MOST_NAMED = 3  # arguments that a message names
@@ -35,28 +36,59 @@ def open_sources(arguments: Sequence[str], options: SourceOptions) -> Iterator[I
     given twice.
 
     Args:
-        arguments: Files, folders, lists of images, web addresses, or "-" for standard input.
+        arguments: Files, folders, lists, tables and archives of images, web addresses, or "-" for standard input.
         options: Which images are taken.
 
     Raises:
         UsageError: There is no argument, or one is nobody's or more than one source's.
-        NothingToDo: All arguments together hold no image; raised when that is known, at the end.
+        MissingExtra: An argument needs an optional part to be read.
+        NothingToDo: All arguments together hold no image; raised when that is known, at the end. A shard may be empty.
     """
-    if not arguments:
-        raise UsageError("name at least one image, folder, list of images or web address")
-    sources = {name: registry.load("sources", name) for name in registry.names("sources")}
-    opened = [_Opened(argument, _source_of(argument, sources)) for argument in arguments]
+    opened = _open_all(arguments)
+    for one in opened:
+        if check := getattr(one.source, "check", None):
+            check(one.argument, options)
     return _stream(opened, options)
 
 
+def can_be_counted(arguments: Sequence[str]) -> bool:
+    """Whether going through the images once more, only to count them, is cheap: nothing is read for it but names.
+
+    Raises:
+        UsageError: As `open_sources` does.
+    """
+    return not any(getattr(one.source, "READS_IMAGES", False) for one in _open_all(arguments))
+
+
+def _open_all(arguments: Sequence[str]) -> list[_Opened]:
+    if not arguments:
+        raise UsageError("name at least one image, folder, list of images or web address")
+    sources = {name: registry.load("sources", name) for name in registry.names("sources")}
+    return [_Opened(argument, _source_of(argument, sources)) for argument in arguments]
+
+
 def _stream(opened: Sequence[_Opened], options: SourceOptions) -> Iterator[Item | Failure]:
+    shard = Shard.of(options.shard)
     is_empty = True
     for one in opened:
         for found in one.source.items(one.argument, options):
             is_empty = False
-            yield found
+            if found is not None and (shard.count == 1 or _is_in(shard, found, one)):
+                yield found
     if is_empty:
         raise NothingToDo(_nothing_found(opened, options))
+
+
+def _is_in(shard: Shard, found: Item | Failure, one: _Opened) -> bool:
+    """Whether this machine is the one to do an image, or to tell its failure.
+
+    A failure that has the name of a folder, list or archive stands for images that nobody can count, and may come from
+    this machine alone (a mount that is missing, a connection that broke): every machine that meets it tells it.
+    """
+    is_whole = isinstance(found, Failure) and (
+        found.image == one.argument or one.source.accepts(found.image)
+    )
+    return is_whole or shard.has(key_of(found, one.argument))
 
 
 def _source_of(argument: str, sources: dict[str, ModuleType]) -> ModuleType:

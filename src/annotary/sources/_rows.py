@@ -96,7 +96,28 @@ def images(
             yield Failure.of(f"{name}:{number}", UnreachableImage(str(error)))
         else:
             if place:
-                yield _image(place, folder)
+                yield image_at(place, folder)
+
+
+def image_at(place: str, folder: str) -> Item | Failure:
+    """The image at a path or an address.
+
+    Args:
+        place: As it was written.
+        folder: Where a path that is not absolute starts, if it is there; else it starts in the current folder. Empty
+            for the current folder alone.
+    """
+    if is_address(place):
+        return Item(image=place, url=place)
+    if folder in ("", "."):
+        return Item.from_path(place)
+    beside = join(folder, place)
+    if beside == place or is_there(beside):
+        return Item.from_path(beside)
+    if is_there(place):
+        return Item.from_path(place)
+    message = f"nothing has this name, neither in {folder!r} nor in the current folder"
+    return Failure.of(place, UnreachableImage(message))
 
 
 def _place(row: bytes, form: Form) -> str:
@@ -133,17 +154,3 @@ def _place_in_json(text: str) -> str:
     if isinstance(value, dict):
         raise ValueError(f"no path or address in any of {', '.join(KEYS)}")
     raise ValueError("a row must be a JSON object, or JSON text that is a path or an address")
-
-
-def _image(place: str, folder: str) -> Item | Failure:
-    if is_address(place):
-        return Item(image=place, url=place)
-    if folder in ("", "."):
-        return Item.from_path(place)
-    beside = join(folder, place)
-    if beside == place or is_there(beside):
-        return Item.from_path(beside)
-    if is_there(place):
-        return Item.from_path(place)
-    message = f"nothing has this name, neither in {folder!r} nor in the current folder"
-    return Failure.of(place, UnreachableImage(message))

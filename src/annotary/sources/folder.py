@@ -77,7 +77,7 @@ def walk(
     Raises:
         UsageError: A pattern is empty.
     """
-    is_taken = matcher(options.include_files) if options.include_files else _has_image_suffix
+    is_taken = matcher(options.include_files) if options.include_files else has_image_suffix
     is_left_out = matcher(options.exclude_files)
     pending = [""]
     while pending:
@@ -106,13 +106,14 @@ def walk(
         pending += inner
 
 
-def _name(entry: os.DirEntry[str]) -> str:
-    return entry.name
-
-
-def _has_image_suffix(path: str) -> bool:
+def has_image_suffix(path: str) -> bool:
+    """Whether a path ends as the names of images do."""
     stem, dot, ending = path.rpartition(".")
     return bool(stem) and dot + ending.lower() in IMAGE_SUFFIXES
+
+
+def _name(entry: os.DirEntry[str]) -> str:
+    return entry.name
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

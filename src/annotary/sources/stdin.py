@@ -21,6 +21,9 @@ from annotary.sources._rows import LONGEST_ROW, PIECE, Form, images, split
 
 _NAME = "stdin"
 
+READS_IMAGES = True
+"""It can be read once only."""
+
 Signature: TypeAlias = tuple[tuple[int, bytes], ...]
 
 SIGNATURES: tuple[Signature, ...] = (

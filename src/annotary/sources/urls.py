@@ -8,6 +8,9 @@ from annotary.records import Failure, Item
 from annotary.sources._options import SourceOptions
 from annotary.sources._rows import is_address
 
+IS_LAST_RESORT = True
+"""An address that another source knows how to open, such as a tar, is that source's."""
+
 
 def accepts(argument: str) -> bool:
     """Whether the argument begins with http:// or https://."""
