@@ -255,5 +255,5 @@ def test_what_cannot_be_written_leaves_nothing(tmp_path):
 def test_an_empty_separator_is_refused():
     with pytest.raises(ValueError, match="separator must not be empty"):
         SinkOptions(separator="")
-    with pytest.raises(ValueError, match="separator must not be empty"):
+    with pytest.raises(ValueError, match="separator must be text that can be written"):
         SinkOptions(separator="\udcff")

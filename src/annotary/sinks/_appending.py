@@ -19,7 +19,7 @@ _FLAGS = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0)
 """Read and write, without the translation of line ends that Windows does."""
 
 
-class RecordFormat(Protocol):
+class Layout(Protocol):
     """How records stand in a file, one after the other."""
 
     opening: bytes
@@ -28,12 +28,6 @@ class RecordFormat(Protocol):
     """What stands between two records."""
     closing: bytes
     """What ends a file that is complete."""
-
-    def name(self, image: str) -> str:
-        """What an image is called in the file."""
-
-    def encode(self, annotation: Annotation) -> bytes:
-        """A record as it stands in the file."""
 
     def recover(self, file: BinaryIO) -> Iterator[tuple[str, int]]:
         """The name of every whole record after the opening, and the offset in bytes of the record's end.
@@ -45,38 +39,51 @@ class RecordFormat(Protocol):
         """
 
 
-class AppendingFile:
-    """A sink that appends records to a file, and knows which ones it holds.
+class RecordFormat(Layout, Protocol):
+    """A layout whose records are made of an annotation alone, and named by the image's name alone."""
+
+    def name(self, image: str) -> str:
+        """What an image is called in the file."""
+
+    def encode(self, annotation: Annotation) -> bytes:
+        """A record as it stands in the file."""
+
+
+class AppendingRecords:
+    """Named records in a file: appends to them, and knows which ones there are.
 
     Args:
         path: The file; made with its folders when the first record comes.
-        style: How records stand in it.
+        layout: How records stand in it.
 
     Raises:
         OutputError: The file cannot be read, or does not hold what the format writes.
     """
 
-    def __init__(self, path: Path, style: RecordFormat) -> None:
+    def __init__(self, path: Path, layout: Layout) -> None:
         self.path = path
-        self._style = style
+        self._layout = layout
         self._names = NameSet()
         self._descriptor: int | None = None
         self._end = 0
         self._recover()
 
-    def holds(self, item: Item) -> bool:
-        """Whether the file has a record of this image."""
-        return self._style.name(item.image) in self._names
+    def __contains__(self, name: str) -> bool:
+        return name in self._names
 
-    def write(self, item: Item, annotation: Annotation) -> None:
+    def append(self, name: str, record: bytes) -> None:
         """Append one record.
+
+        Args:
+            name: What `recover` will call it.
+            record: As it stands in the file.
 
         Raises:
             OutputError: It cannot be written; the file ends with the record before.
         """
-        start = self._style.between if self._end > len(self._style.opening) else b""
-        self._write(start + self._style.encode(annotation))
-        self._names.add(self._style.name(item.image))
+        start = self._layout.between if self._end > len(self._layout.opening) else b""
+        self._write(start + record)
+        self._names.add(name)
 
     def close(self, *, complete: bool) -> None:
         """Write the end of the file, have the disk take it, and close.
@@ -89,8 +96,8 @@ class AppendingFile:
         if self._descriptor is None:
             return
         try:
-            if self._end >= len(self._style.opening):
-                self._write(self._style.closing)
+            if self._end >= len(self._layout.opening):
+                self._write(self._layout.closing)
             os.fsync(self._descriptor)
         except OSError as error:
             raise OutputError(f"cannot write {self.path}: {error.strerror}") from error
@@ -103,13 +110,13 @@ class AppendingFile:
             raise OutputError(f"{self.path} is no ordinary file; choose another --output")
         try:
             with self.path.open("rb") as file:
-                opening = file.read(len(self._style.opening))
-                if not self._style.opening.startswith(opening):
+                opening = file.read(len(self._layout.opening))
+                if not self._layout.opening.startswith(opening):
                     raise OutputError(f"{self.path} holds something else; choose another --output")
-                if opening != self._style.opening:
+                if opening != self._layout.opening:
                     return
                 self._end = len(opening)
-                for name, end in self._style.recover(file):
+                for name, end in self._layout.recover(file):
                     self._names.add(name)
                     self._end = end
         except FileNotFoundError:
@@ -138,8 +145,8 @@ class AppendingFile:
         os.ftruncate(self._descriptor, self._end)
         os.lseek(self._descriptor, self._end, os.SEEK_SET)
         if self._end == 0:
-            _write_all(self._descriptor, self._style.opening)
-            self._end = len(self._style.opening)
+            _write_all(self._descriptor, self._layout.opening)
+            self._end = len(self._layout.opening)
 
     def _cut_tail(self) -> None:
         """Leave whole records only; where even that fails, the next run does it."""
@@ -150,6 +157,34 @@ class AppendingFile:
             os.lseek(self._descriptor, self._end, os.SEEK_SET)
         except OSError:
             return
+
+
+class AppendingFile(AppendingRecords):
+    """A sink that appends records to a file, and knows which images it holds.
+
+    Args:
+        path: The file; made with its folders when the first record comes.
+        style: How records stand in it.
+
+    Raises:
+        OutputError: The file cannot be read, or does not hold what the format writes.
+    """
+
+    def __init__(self, path: Path, style: RecordFormat) -> None:
+        self._style = style
+        super().__init__(path, style)
+
+    def holds(self, item: Item) -> bool:
+        """Whether the file has a record of this image."""
+        return self._style.name(item.image) in self
+
+    def write(self, item: Item, annotation: Annotation) -> None:
+        """Append one record.
+
+        Raises:
+            OutputError: It cannot be written; the file ends with the record before.
+        """
+        self.append(self._style.name(item.image), self._style.encode(annotation))
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from annotary.errors import OutputError
 from annotary.records import Annotation
 from annotary.sinks._appending import AppendingFile
-from annotary.sinks._contract import SinkOptions
+from annotary.sinks._contract import SinkOptions, TagsOfImage
 
 SUFFIXES = (".csv",)
 OPTIONS = ("separator",)
@@ -50,31 +51,56 @@ class CsvRows:
 
     def recover(self, file: BinaryIO) -> Iterator[tuple[str, int]]:
         """Name and end of every whole row."""
-        end = file.tell()
-        parts: list[bytes] = []
-        is_open = False  # whether a quote is
-        for line in file:
-            parts.append(line)
-            is_open ^= line.count(b'"') % 2 == 1
-            if is_open or not line.endswith(b"\n"):
-                continue
-            row = _cells(b"".join(parts))
-            if len(row) != len(COLUMNS):
-                raise ValueError(
-                    f"a row of {len(row)} cells where {len(COLUMNS)} belong, at byte {end}"
-                )
-            end += sum(map(len, parts))
-            parts = []
-            yield row[0], end
-        # A tail that was cut off is a part of one row. If whole rows are in it, a quote before them is wrong.
-        if any(len(_cells(line)) == len(COLUMNS) for line in parts[1:-1]):
-            raise ValueError(f"a quote is not closed after byte {end}")
+        return ((row[0], end) for row, end in _rows(file))
 
 
 def open(output: Path | None, options: SinkOptions) -> AppendingFile:  # noqa: A001
     """A sink that continues the file."""
     assert output is not None
     return AppendingFile(output, CsvRows(options.separator))
+
+
+def read(output: Path, options: SinkOptions) -> Iterator[TagsOfImage]:
+    """The tags of every row."""
+    style = CsvRows(options.separator)
+    try:
+        with output.open("rb") as file:
+            if file.readline() != style.opening:
+                raise OutputError(f"{output} has other columns than {', '.join(COLUMNS)}")
+            for row, _ in _rows(file):
+                tags, scores = (cell.split(options.separator) if cell else [] for cell in row[3:])
+                yield TagsOfImage(row[0], tuple(zip(tags, map(float, scores), strict=True)))
+    except OSError as error:
+        raise OutputError(f"cannot read {output}: {error.strerror}") from error
+    except ValueError as error:
+        raise OutputError(f"{output} cannot be read: {error}") from error
+
+
+def _rows(file: BinaryIO) -> Iterator[tuple[list[str], int]]:
+    """Every whole row after the head, and where it ends.
+
+    Raises:
+        ValueError: There is something else than rows of ours and a tail that was cut off.
+    """
+    end = file.tell()
+    parts: list[bytes] = []
+    is_open = False  # whether a quote is
+    for line in file:
+        parts.append(line)
+        is_open ^= line.count(b'"') % 2 == 1
+        if is_open or not line.endswith(b"\n"):
+            continue
+        row = _cells(b"".join(parts))
+        if len(row) != len(COLUMNS):
+            raise ValueError(
+                f"a row of {len(row)} cells where {len(COLUMNS)} belong, at byte {end}"
+            )
+        end += sum(map(len, parts))
+        parts = []
+        yield row, end
+    # A tail that was cut off is a part of one row. If whole rows are in it, a quote before them is wrong.
+    if any(len(_cells(line)) == len(COLUMNS) for line in parts[1:-1]):
+        raise ValueError(f"a quote is not closed after byte {end}")
 
 
 def _cells(row: bytes) -> list[str]:

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from annotary.errors import OutputError
 from annotary.records import Annotation, to_line
 from annotary.sinks._appending import AppendingFile
 from annotary.sinks._contract import SinkOptions, TagsOfImage
+from annotary.sinks._reading import read_lines
 from annotary.sinks.jsonl import name_of, tags_of
 
 SUFFIXES = (".json",)
@@ -61,13 +61,8 @@ def open(output: Path | None, options: SinkOptions) -> AppendingFile:  # noqa: A
 
 def read(output: Path, options: SinkOptions) -> Iterator[TagsOfImage]:  # noqa: ARG001
     """The tags of every record of an array that annotary wrote: one on each line."""
-    try:
-        with output.open("rb") as file:
-            if file.readline() != JsonArray.opening:
-                raise OutputError(f"{output} is no array of records, one on each line")
-            for number, line in enumerate(file, start=2):
-                record = line.rstrip(b",\n")
-                if record and record != b"]" and line.endswith(b"\n"):
-                    yield tags_of(record, f"{output}, line {number}")
-    except OSError as error:
-        raise OutputError(f"cannot read {output}: {error.strerror}") from error
+
+    def element(line: bytes) -> TagsOfImage | None:
+        return None if line.strip() in (b"[", b"]") else tags_of(line.rstrip(b",\n"))
+
+    return read_lines(output, element)

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from annotary.errors import OutputError
 from annotary.records import Annotation, from_line, to_line
 from annotary.sinks._appending import AppendingFile
 from annotary.sinks._contract import SinkOptions, TagsOfImage
+from annotary.sinks._reading import read_lines
 
 SUFFIXES = (".jsonl", ".ndjson")
 
@@ -50,26 +50,17 @@ def open(output: Path | None, options: SinkOptions) -> AppendingFile:  # noqa: A
 
 
 def read(output: Path, options: SinkOptions) -> Iterator[TagsOfImage]:  # noqa: ARG001
-    """The tags of every record. A last line that was cut off is passed over."""
-    try:
-        with output.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip() and line.endswith(b"\n"):
-                    yield tags_of(line, f"{output}, line {number}")
-    except OSError as error:
-        raise OutputError(f"cannot read {output}: {error.strerror}") from error
+    """The tags of every record."""
+    return read_lines(output, tags_of)
 
 
-def tags_of(record: bytes, where: str) -> TagsOfImage:
+def tags_of(record: bytes) -> TagsOfImage:
     """The tags of a record in JSON.
 
     Raises:
-        OutputError: It is no record; the message says where it stands.
+        ValueError: It is no record.
     """
-    try:
-        annotation = from_line(record)
-    except ValueError as error:
-        raise OutputError(f"{where} is no record of an image: {error}") from error
+    annotation = from_line(record)
     tags = annotation.tags if isinstance(annotation, Annotation) else ()
     return TagsOfImage(annotation.image, tuple((tag.name, tag.score) for tag in tags))
 

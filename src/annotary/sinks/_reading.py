@@ -1,0 +1,51 @@
+"""Reading outputs back, line by line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+from annotary.errors import OutputError
+from annotary.sinks._contract import SinkOptions, TagsOfImage
+
+
+def read_lines(
+    path: Path, tags_of: Callable[[bytes], TagsOfImage | None], skip: int = 0
+) -> Iterator[TagsOfImage]:
+    """The tags of every line that holds an image.
+
+    Args:
+        path: The file. A last line that was cut off is passed over.
+        tags_of: Reads a line with its end; None for one that holds no image. What is wrong with it is a ValueError,
+            KeyError or TypeError.
+        skip: Lines at the beginning that are something else.
+
+    Raises:
+        OutputError: The file cannot be read, or a line is something else.
+    """
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(islice(file, skip, None), start=skip + 1):
+                if not line.endswith(b"\n") or not line.strip():
+                    continue
+                try:
+                    found = tags_of(line)
+                except (ValueError, KeyError, TypeError) as error:
+                    told = str(error) or type(error).__name__
+                    raise OutputError(f"{path}, line {number}, holds no image: {told}") from error
+                if found is not None:
+                    yield found
+    except OSError as error:
+        raise OutputError(f"cannot read {path}: {error.strerror}") from error
+
+
+def split_text(text: str, options: SinkOptions) -> list[str]:
+    """The tags of a line of text, whatever stands around the separator."""
+    mark = options.separator.strip() or options.separator
+    return [name for part in text.split(mark) if (name := part.strip())]
+
+
+def unscored(names: Sequence[str]) -> tuple[tuple[str, float | None], ...]:
+    """Names without scores."""
+    return tuple((name, None) for name in names)

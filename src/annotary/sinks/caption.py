@@ -1,0 +1,20 @@
+"""Text sidecars with the suffix `.caption`, which kohya's scripts look for unless told otherwise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from annotary.sinks import _text
+from annotary.sinks._contract import SinkOptions
+from annotary.sinks._sidecars import Sidecars
+from annotary.sinks._text_sidecars import TextContent
+
+SUFFIXES = ()
+OPTIONS = ("full_names", *_text.OPTIONS)
+CAN_APPEND = True
+
+
+def open(output: Path | None, options: SinkOptions) -> Sidecars:  # noqa: A001
+    """A sink that writes into a folder, or beside the images."""
+    content = TextContent(".caption", options, has_full_names=options.full_names)
+    return Sidecars(output, options, content)

@@ -1,0 +1,41 @@
+"""Text sidecars for the hydrus network: `photo.jpg.txt`, one tag a line, kinds of tags as namespaces."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+from annotary.records import Annotation, Tag
+from annotary.sinks._contract import SinkOptions
+from annotary.sinks._sidecars import Sidecars
+from annotary.sinks._text_sidecars import TextContent
+
+SUFFIXES = ()
+OPTIONS = ("prefix", "suffix")
+CAN_APPEND = True
+
+NAMESPACES = {"general": "", "copyright": "series", "artist": "creator"}
+"""What hydrus calls a category, where it has another name for it; categories that are not here keep their own."""
+
+_TWO_LETTERS = re.compile(r"[^\W_]{2}")
+
+
+def open(output: Path | None, options: SinkOptions) -> Sidecars:  # noqa: A001
+    """A sink that writes into a folder, or beside the images."""
+    options = replace(options, separator="\n", trailing_separator=False, escape=False)
+    content = TextContent(".txt", options, has_full_names=True, names=_names)
+    return Sidecars(output, options, content)
+
+
+def _names(annotation: Annotation, options: SinkOptions) -> list[str]:
+    names = (options.prefix, *map(hydrus_tag, annotation.tags), options.suffix)
+    return [name for name in names if name]
+
+
+def hydrus_tag(tag: Tag) -> str:
+    """A tag as hydrus shows it: spaces for underscores (but `^_^` stays), a namespace for the category, one line."""
+    name = tag.name.replace("_", " ") if _TWO_LETTERS.search(tag.name) else tag.name
+    name = " ".join(name.split()) or tag.name.strip()
+    namespace = NAMESPACES.get(tag.category, tag.category)
+    return f"{namespace}:{name}" if namespace and name else name

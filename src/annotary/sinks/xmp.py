@@ -1,0 +1,59 @@
+"""XMP: tags as keywords in `photo.xmp`, or in the image file itself, beside all that other programs wrote there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from annotary.errors import UsageError
+from annotary.records import Annotation
+from annotary.sinks._contract import Sink, SinkOptions
+from annotary.sinks._embedding import EmbeddedPackets
+from annotary.sinks._keywords import is_tagged, with_keywords
+from annotary.sinks._sidecars import Sidecars, read_existing
+from annotary.sinks._xmp import EMPTY_SIDECAR
+
+SUFFIXES = ()
+OPTIONS = ("full_names", "embed")
+CAN_APPEND = True
+
+
+class XmpContent:
+    """A packet; one that is there keeps all that others wrote.
+
+    Args:
+        options: What happens to tags that annotary wrote before, and how files are named.
+    """
+
+    suffix = ".xmp"
+    merges = True
+
+    def __init__(self, options: SinkOptions) -> None:
+        self.has_full_names = options.full_names
+        self._replaces = options.on_existing == "overwrite"
+
+    def is_done(self, place: Path) -> bool:
+        """Whether tags were written to the sidecar; one that another program wrote alone is not done."""
+        content = read_existing(place)
+        return content is not None and is_tagged(content)
+
+    def new(self, annotation: Annotation) -> bytes:
+        """A packet with the tags alone."""
+        return with_keywords(EMPTY_SIDECAR, annotation, replaces=self._replaces)
+
+    def merged(self, before: bytes, annotation: Annotation) -> bytes:
+        """The packet with the tags in it."""
+        if not before.strip():
+            return self.new(annotation)
+        try:
+            return with_keywords(before, annotation, replaces=self._replaces)
+        except ValueError as error:
+            raise ValueError(f"{error}; it is left as it is") from error
+
+
+def open(output: Path | None, options: SinkOptions) -> Sink:  # noqa: A001
+    """A sink that writes into a folder, beside the images, or into them."""
+    if not options.embed:
+        return Sidecars(output, options, XmpContent(options))
+    if output is not None:
+        raise UsageError("--embed writes into the images themselves; leave --output out")
+    return EmbeddedPackets(options)
