@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from annotary import weights
 from annotary.cards import (
@@ -10,10 +15,13 @@ from annotary.cards import (
     Card,
     PreprocessSpec,
     Vocabulary,
+    card_text,
+    check_file_name,
     check_files,
     fingerprint,
     read_card,
     read_vocabulary,
+    vocabulary_text,
 )
 from annotary.errors import ModelError
 from tests.conftest import make_colours
@@ -49,6 +57,19 @@ def test_a_card_is_read(colours):
         (("size = [16, 16]", "size = [16.5, 16]"), "size must be"),
         (("size = [16, 16]", 'size = [16, 16]\nmean = ["a", 1, 1]'), "mean and std"),
         (('family = "onnx_tagger"', "family = 5"), "family must be text"),
+        (("size = [16, 16]", "size = [16, 16]\nscale = 0"), "scale must be a number above 0"),
+        (('"model.onnx" = "', '"model.onnx" = "x'), "sha256 of model.onnx must be 64 digits"),
+        (('"model.onnx"', '"../model.onnx"'), "'../model.onnx' cannot be the name"),
+        (("[preprocess]", "[sizes]\na = -1\n[preprocess]"), "sizes must be bytes"),
+        (("[preprocess]", "[thresholds.best]\na = 1\n[preprocess]"), "must be one of balanced"),
+        (
+            ("[preprocess]", "[thresholds.broad]\na = 2\n[preprocess]"),
+            "'a' in broad must be in 0..1",
+        ),
+        (
+            ("[preprocess]", "[thresholds]\nbroad = 2\n[preprocess]"),
+            "thresholds.broad must be a table",
+        ),
     ],
 )
 def test_a_wrong_card_says_what_is_wrong(tmp_path, change, message):
@@ -139,3 +160,87 @@ def test_shipped_models_are_whole():
             vocabulary.thresholds["precise"], vocabulary.thresholds["broad"], strict=True
         ):
             assert 0.0 < broad <= precise <= 1.0
+
+
+def test_known_models_have_cards():
+    assert set(weights.shipped()) < set(weights.known())
+    for name, directory in weights.known().items():
+        card = read_card(directory)
+        assert card.name == name
+        assert card.files
+        if name not in weights.shipped():
+            assert card.source.startswith("hf:")
+            assert card.revision
+
+
+def test_thresholds_by_category():
+    vocabulary = Vocabulary(("a", "b", "c"), ("x", "y", ""))
+    made = vocabulary.with_thresholds({"balanced": {"x": 0.1, "*": 0.5}})
+    assert made.thresholds == {"balanced": (0.1, 0.5, 0.5)}
+    assert made.with_thresholds({"balanced": {"*": 0.9}}) == made
+    assert vocabulary.with_thresholds({}) == vocabulary
+    with pytest.raises(ValueError, match="balanced has no threshold for , y"):
+        vocabulary.with_thresholds({"balanced": {"x": 0.1}})
+
+
+@pytest.mark.parametrize(
+    "name", ["model.onnx", "top_tags.txt", "model-q8.onnx", "a b.txt", "日本.csv"]
+)
+def test_names_of_files(name):
+    check_file_name(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", ".", "..", "a/b", "../a", "/a", "a\\b", "C:a", ".hidden", "a\n", "a.", "a" * 201, None],
+)
+def test_names_that_lead_elsewhere(name):
+    with pytest.raises(ValueError, match="cannot be the name of a model's file"):
+        check_file_name(name)
+
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+NUMBERS = st.tuples(*[st.floats(-1e6, 1e6)] * 3)
+CARDS = st.builds(
+    Card,
+    **dict.fromkeys(("name", "version", "family", "licence"), TEXT.filter(bool)),
+    **dict.fromkeys(("description", "source", "revision", "paper"), TEXT),
+    preprocess=st.builds(
+        PreprocessSpec,
+        size=st.tuples(*[st.integers(1, 2000)] * 2),
+        fit=st.sampled_from(("squash", "pad", "crop")),
+        layout=st.sampled_from(("nhwc", "nchw")),
+        scale=st.floats(1e-3, 1e3),
+        mean=NUMBERS,
+        std=st.tuples(*[st.floats(1e-3, 1e3)] * 3),
+    ),
+    files=st.dictionaries(
+        st.sampled_from(("model.onnx", "tags.csv")), st.sampled_from(("", "a" * 64))
+    ),
+    sizes=st.dictionaries(TEXT, st.integers(0, 2**40), max_size=3),
+    thresholds=st.dictionaries(
+        st.sampled_from(PRESETS), st.dictionaries(TEXT, st.floats(0, 1), min_size=1, max_size=3)
+    ),
+    activation=st.sampled_from(("none", "sigmoid")),
+)
+
+
+@given(CARDS)
+def test_a_card_that_is_written_is_read_as_the_same(card):
+    with TemporaryDirectory() as folder:
+        (Path(folder) / "card.toml").write_text(card_text(card), encoding="utf-8", newline="")
+        assert read_card(Path(folder)) == card
+
+
+@given(
+    st.dictionaries(TEXT.filter(lambda t: t and "\0" not in t), TEXT, min_size=1, max_size=8),
+    st.booleans(),
+)
+def test_a_vocabulary_that_is_written_is_read_as_the_same(tags, has_thresholds):
+    presets = {"broad": tuple(i / 8 for i in range(len(tags)))} if has_thresholds else {}
+    vocabulary = Vocabulary(tuple(tags), tuple(tags.values()), presets)
+    with TemporaryDirectory() as folder:
+        (Path(folder) / "tags.csv").write_text(
+            vocabulary_text(vocabulary), encoding="utf-8", newline=""
+        )
+        assert read_vocabulary(Path(folder)) == vocabulary

@@ -22,13 +22,14 @@ MAY_IMPORT = {
     "weights": set(),
     "registry": {"errors"},
     "cards": {"errors"},
+    "hub": {"errors"},
     "exif": set(),
     "images": {"cards", "exif", "records", "errors"},
     "preprocess": {"cards", "records", "errors"},
     "sources": {"records", "errors", "registry"},
     "sinks": {"records", "errors", "registry"},
     "runtime": {"errors"},
-    "models": {"cards", "preprocess", "runtime", "errors", "registry", "weights"},
+    "models": {"cards", "hub", "preprocess", "runtime", "errors", "registry", "weights"},
     "tasks": {"models", "records", "cards", "errors", "runtime"},
     "pipeline": {
         *("tasks", "sources", "sinks", "images", "preprocess", "cards", "records", "errors"),
@@ -36,6 +37,10 @@ MAY_IMPORT = {
     },
     "training": {"models", "preprocess", "records", "cards", "errors", "images", "runtime"},
     "evaluation": {"tasks", "records", "errors"},
+    "export": {
+        *("models", "sources", "images", "preprocess", "cards", "records", "errors"),
+        "runtime",
+    },
     "api": {"*"},
     "cli": {"*"},
     "__init__": {"api", "errors", "records"},
@@ -43,13 +48,19 @@ MAY_IMPORT = {
 }
 """Room to the rooms that it may import from, as in the table of docs/design.md."""
 
-NEEDS_TORCH = {"annotary.models._efficientnet_lite", "annotary.training"}
+NEEDS_TORCH = {
+    "annotary.models._efficientnet_lite",
+    "annotary.models._joytag_vit",
+    "annotary.training",
+}
 """Modules, and packages with all below them, that only the extras bring to life."""
 
 HEAVY = (
     "torch",
     "transformers",
     "onnx",
+    "openvino",
+    "nncf",
     "sklearn",
     "pyarrow",
     "lancedb",

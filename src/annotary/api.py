@@ -148,6 +148,8 @@ def load(
     *,
     threads: int | None = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
+    precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = "auto",
+    runtime: Literal["auto", "onnxruntime", "openvino", "torch"] = "auto",
 ) -> Annotator:
     """Load a model, or several taggers that are asked together.
 
@@ -157,13 +159,15 @@ def load(
             mean of the taggers that know a tag.
         threads: Processor cores to use, at least 1; all that the process may use when nothing is said.
         device: Where networks run; `auto` takes a GPU when there is one that can be used.
+        precision: Of the arithmetic; `auto` takes what is fast here and changes no result that matters.
+        runtime: The library that runs networks; `auto` takes the fastest that is installed.
 
     Raises:
-        UsageError: The name is unknown; the message lists what exists.
+        UsageError: The name is unknown, and the message lists what exists; or what was asked cannot be had here.
         ModelError: The model's files are missing, damaged or do not fit its card.
     """
     try:
-        options = RuntimeOptions(threads=threads, device=device)
+        options = RuntimeOptions(threads, device, precision, runtime)
     except ValueError as error:
         raise UsageError(str(error)) from error
     names = [name] if isinstance(name, str) else list(name)

@@ -1,16 +1,22 @@
 """A model's card: where its weights come from, how images must be prepared for them, and what its outputs mean.
 
 A model is a directory: `card.toml`, the files that the card lists with their sha256, and for a tagger a table of tags.
-The card travels with the weights, so nobody ever types a mean or guesses a padding.
+The card travels with the weights, so nobody ever types a mean or guesses a padding. Models that are known by name and
+are fetched when they are needed have their card in this package.
 """
 
 from __future__ import annotations
 
 import csv
 import hashlib
+import io
+import json
+import os
+import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
@@ -45,8 +51,10 @@ class PreprocessSpec:
         channel_order: Order of the colours that the network expects.
         layout: Order of the axes that the network expects.
         dtype: `uint8` passes 0..255 through, for networks that normalise by themselves; `float32` normalises here.
-        mean: Subtracted per channel of the network's order, on the scale 0..255.
-        std: Divided by per channel, on the scale 0..255.
+        scale: Pixel values are divided by this first; then `mean` and `std` are on the scale that results. It is there
+            because the order of operations decides the last bit of the result.
+        mean: Subtracted per channel of the network's order, on the scale 0..255 (or `scale` less).
+        std: Divided by per channel, on the same scale.
     """
 
     size: tuple[int, int]
@@ -57,6 +65,7 @@ class PreprocessSpec:
     channel_order: ChannelOrder = "rgb"
     layout: Layout = "nchw"
     dtype: NumberType = "float32"
+    scale: float = 1.0
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     std: tuple[float, float, float] = (255.0, 255.0, 255.0)
 
@@ -73,6 +82,8 @@ class PreprocessSpec:
         numbers = all(isinstance(value, int | float) for value in (*self.mean, *self.std))
         if not numbers or len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0.0:
             raise ValueError(f"mean and std must have 3 values, std > 0: {self.mean}, {self.std}")
+        if not isinstance(self.scale, int | float) or self.scale <= 0.0:
+            raise ValueError(f"scale must be a number above 0, but got {self.scale!r}")
         if len(self.pad_colour) != 3 or not all(0 <= value <= 255 for value in self.pad_colour):
             raise ValueError(f"pad_colour must be RGB 0..255, but got {self.pad_colour!r}")
 
@@ -103,10 +114,14 @@ class Card:
         licence: SPDX identifier of the weights' licence.
         description: One sentence.
         preprocess: How images are prepared.
-        source: Where the weights come from: a repository, a registry package, a recipe.
-        revision: Commit or version of the source.
+        source: Where the weights come from: a repository (`hf:owner/name`), a registry package, a recipe.
+        revision: Commit, branch or version of the source.
         paper: Title or address of the paper.
-        files: File name to sha256 (hex) for every file of the model.
+        files: File name to sha256 (hex) for every file of the model. Of a model that is fetched it may be empty: then
+            what the first fetch brings is taken for right from there on.
+        sizes: File name to bytes, for lists; of files that are fetched.
+        thresholds: Preset name to thresholds 0..1 by category, for weights without thresholds of their own; `*` is
+            every category that is not named.
         activation: What turns the network's output into probabilities: `sigmoid`, or `none` if the network does it.
     """
 
@@ -120,6 +135,8 @@ class Card:
     revision: str = ""
     paper: str = ""
     files: Mapping[str, str] = field(default_factory=dict)
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    thresholds: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     activation: Literal["none", "sigmoid"] = "none"
 
     def __post_init__(self) -> None:
@@ -128,8 +145,15 @@ class Card:
             value = getattr(self, what)
             if not isinstance(value, str) or not value:
                 raise ValueError(f"{what} must be text, but got {value!r}")
-        if not isinstance(self.files, Mapping):
-            raise ValueError("files must be a table of names and sha256")
+        if not isinstance(self.files, Mapping) or not isinstance(self.sizes, Mapping):
+            raise ValueError("files must be a table of names and sha256, sizes of names and bytes")
+        for name, digest in self.files.items():
+            check_file_name(name)
+            if not isinstance(digest, str) or not re.fullmatch(r"([0-9a-f]{64})?", digest):
+                raise ValueError(f"the sha256 of {name} must be 64 digits 0..9a..f: {digest!r}")
+        if not all(isinstance(size, int) and size >= 0 for size in self.sizes.values()):
+            raise ValueError("sizes must be bytes, 0 or more")
+        _check_thresholds(self.thresholds)
 
     @property
     def id(self) -> str:
@@ -163,6 +187,29 @@ class Vocabulary:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def with_thresholds(self, presets: Mapping[str, Mapping[str, float]]) -> Vocabulary:
+        """The vocabulary with thresholds by category, where it has none of its own.
+
+        Args:
+            presets: As `Card.thresholds`.
+
+        Raises:
+            ValueError: A category has no threshold.
+        """
+        if self.thresholds or not presets:
+            return self
+        known: dict[str, tuple[float, ...]] = {}
+        for preset, table in presets.items():
+            bare = (
+                {name for name in self.categories if name not in table} if "*" not in table else ()
+            )
+            if bare:
+                raise ValueError(f"{preset} has no threshold for {', '.join(sorted(bare))}")
+            known[preset] = tuple(
+                float(table[name] if name in table else table["*"]) for name in self.categories
+            )
+        return Vocabulary(self.names, self.categories, known)
 
 
 def read_card(directory: Path) -> Card:
@@ -208,8 +255,13 @@ def read_vocabulary(directory: Path) -> Vocabulary:
         raise ModelError(f"cannot read the tags of {path}: {error}") from error
 
 
-def check_files(card: Card, directory: Path) -> None:
+def check_files(card: Card, directory: Path, remedy: str = "") -> None:
     """Compare the files of a model directory with the sha256 on its card.
+
+    Args:
+        card: Tells the files. Those without a sha256 must be there.
+        directory: Where they are.
+        remedy: What to do about a file that is damaged, for the message.
 
     Raises:
         ModelError: A file is missing or differs; the message names it.
@@ -217,28 +269,74 @@ def check_files(card: Card, directory: Path) -> None:
     for name, expected in card.files.items():
         path = directory / name
         if not path.is_file():
-            raise ModelError(f"{card.id}: {path} is missing")
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        if found != expected:
-            raise ModelError(f"{card.id}: {path} is damaged: sha256 {found}, expected {expected}")
+            raise ModelError(f"{card.id}: {path} is missing{remedy}")
+        if expected and (found := digest_of(path)) != expected:
+            told = f"sha256 {found}, expected {expected}"
+            raise ModelError(f"{card.id}: {path} is damaged: {told}{remedy}")
 
 
-def fingerprint(directory: Path) -> str:
+def fingerprint(directory: Path, names: Collection[str] = (), *, extra: str = "") -> str:
     """Twelve hexadecimal digits that change with any file of a model: the card, what it lists, and the usual ones.
+
+    Args:
+        directory: Of the model.
+        names: Its files, where it has no card that lists them.
+        extra: What else the results depend on, such as a card that is elsewhere.
 
     Raises:
         ModelError: A file cannot be read.
     """
-    digest = hashlib.sha256()
-    names = {CARD_FILE, TAGS_FILE, "model.onnx", *read_card(directory).files}
-    try:
-        for name in sorted(name for name in names if (directory / name).is_file()):
-            with (directory / name).open("rb") as file:
-                digest.update(name.encode() + hashlib.file_digest(file, "sha256").digest())
-    except OSError as error:
-        raise ModelError(f"cannot read {directory}: {error.strerror}") from error
+    digest = hashlib.sha256(extra.encode())
+    if names:
+        chosen = {CARD_FILE, *names}
+    else:
+        chosen = {CARD_FILE, TAGS_FILE, "model.onnx", *read_card(directory).files}
+    for name in sorted(name for name in chosen if (directory / name).is_file()):
+        digest.update(name.encode() + bytes.fromhex(digest_of(directory / name)))
     return digest.hexdigest()[:12]
+
+
+def digest_of(path: Path) -> str:
+    """The sha256 of a file in hexadecimal digits. A file that did not change is read once.
+
+    Raises:
+        ModelError: It cannot be read.
+    """
+    try:
+        state = path.stat()
+        return _digest(os.fspath(path), state.st_size, state.st_mtime_ns, state.st_ino)
+    except OSError as error:
+        raise ModelError(f"cannot read {path}: {error.strerror}") from error
+
+
+@lru_cache(maxsize=256)
+def _digest(path: str, _size: int, _modified: int, _inode: int) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_file_name(name: str) -> None:
+    """Check that a name is that of a file directly in a model's directory, on every system.
+
+    Raises:
+        ValueError: It leads elsewhere, or no file can have it.
+    """
+    is_plain = isinstance(name, str) and re.fullmatch(r"[\w][\w.+@ -]*", name) is not None
+    if not is_plain or len(name) > 200 or name.endswith((".", " ")):
+        raise ValueError(f"{name!r} cannot be the name of a model's file")
+
+
+def _check_thresholds(presets: Mapping[str, Mapping[str, float]]) -> None:
+    for preset, table in presets.items():
+        _check_choice("a table of thresholds", preset, PRESETS)
+        if not isinstance(table, Mapping) or not table:
+            raise ValueError(f"thresholds.{preset} must be a table of categories and numbers")
+        for category, value in table.items():
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not is_number or not 0.0 <= value <= 1.0:
+                raise ValueError(
+                    f"the threshold of {category!r} in {preset} must be in 0..1: {value!r}"
+                )
 
 
 def _check_choice(what: str, value: str, known: tuple[str, ...]) -> None:
@@ -251,3 +349,44 @@ def _check_known(what: str, table: Mapping[str, Any], record: type) -> None:
     unknown = set(table) - known
     if unknown:
         raise ValueError(f"{what} has unknown keys: {', '.join(sorted(unknown))}")
+
+
+def card_text(card: Card) -> str:
+    """A card as the text of a `card.toml`, which `read_card` reads as the same card."""
+    plain = ("name", "version", "family", "licence", "description", "source", "revision", "paper")
+    lines = [f"{key} = {_toml(getattr(card, key))}" for key in plain if getattr(card, key)]
+    lines.append(f"activation = {_toml(card.activation)}")
+    for preset, table in card.thresholds.items():
+        lines += ["", f"[thresholds.{preset}]"]
+        lines += [f"{_toml(category)} = {_toml(value)}" for category, value in table.items()]
+    lines += ["", "[preprocess]"]
+    for entry in fields(PreprocessSpec):
+        lines.append(f"{entry.name} = {_toml(getattr(card.preprocess, entry.name))}")
+    for name, listed in (("sizes", card.sizes), ("files", card.files)):
+        if listed:
+            lines += ["", f"[{name}]", *(f"{_toml(k)} = {_toml(v)}" for k, v in listed.items())]
+    return "\n".join(lines) + "\n"
+
+
+def vocabulary_text(vocabulary: Vocabulary) -> str:
+    """A vocabulary as the text of a `tags.csv`, which `read_vocabulary` reads as the same vocabulary."""
+    text = io.StringIO()
+    # The writer quotes a carriage return only where it ends lines, but the reader ends a line there.
+    has_return = any("\r" in part for part in (*vocabulary.names, *vocabulary.categories))
+    writer = csv.writer(
+        text, lineterminator="\n", quoting=csv.QUOTE_ALL if has_return else csv.QUOTE_MINIMAL
+    )
+    writer.writerow(("name", "category", *vocabulary.thresholds))
+    writer.writerows(
+        zip(vocabulary.names, vocabulary.categories, *vocabulary.thresholds.values(), strict=True)
+    )
+    return text.getvalue()
+
+
+def _toml(value: Any) -> str:
+    """A value in TOML, whose texts, whole numbers and lists are those of JSON but for the character DEL."""
+    if isinstance(value, tuple):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    if isinstance(value, float):
+        return repr(value)
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

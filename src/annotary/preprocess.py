@@ -65,11 +65,11 @@ def to_batch(images: Sequence[Pixels], spec: PreprocessSpec) -> npt.NDArray[Any]
 
     Args:
         images: Pictures of `fit`, each uint8[h, w, 3], RGB, with `(h, w) = spec.size`.
-        spec: How; of it `channel_order`, `layout`, `dtype`, `mean` and `std` matter here.
+        spec: How; of it `channel_order`, `layout`, `dtype`, `scale`, `mean` and `std` matter.
 
     Returns:
         [N, 3, h, w] or [N, h, w, 3], contiguous. uint8 holds 0..255 as they are; float32 holds
-        `(value - mean) / std`, to 1e-6 of what exact arithmetic gives.
+        `(value / scale - mean) / std`, to 1e-6 of what exact arithmetic gives.
 
     Raises:
         ValueError: A picture has another shape or number type.
@@ -89,18 +89,22 @@ def to_batch(images: Sequence[Pixels], spec: PreprocessSpec) -> npt.NDArray[Any]
         elif channels_first:
             for channel in range(3):
                 mean, std = spec.mean[channel], spec.std[channel]
-                _normalise(source[:, :, channel], mean, std, target[channel])
+                _normalise(source[:, :, channel], spec.scale, mean, std, target[channel])
         else:  # whole rows at a time: over three values a loop would be ten times as slow
             means, stds = np.tile(spec.mean, width), np.tile(spec.std, width)
-            _normalise(source.reshape(height, -1), means, stds, target.reshape(height, -1))
+            rows = source.reshape(height, -1)
+            _normalise(rows, spec.scale, means, stds, target.reshape(height, -1))
     return batch
 
 
 def _normalise(
-    values: Pixels, mean: npt.ArrayLike, std: npt.ArrayLike, out: npt.NDArray[Any]
+    values: Pixels, scale: float, mean: npt.ArrayLike, std: npt.ArrayLike, out: npt.NDArray[Any]
 ) -> None:
-    """(values - mean) / std in float32 and without another array."""
-    np.subtract(values, np.asarray(mean, np.float32), out=out, dtype=np.float32)
+    """(values / scale - mean) / std in float32 and without another array."""
+    scaled: npt.NDArray[Any] = values
+    if scale != 1.0:
+        scaled = np.divide(values, np.float32(scale), out=out, dtype=np.float32)
+    np.subtract(scaled, np.asarray(mean, np.float32), out=out, dtype=np.float32)
     np.divide(out, np.asarray(std, np.float32), out=out)
 
 

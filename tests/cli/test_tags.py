@@ -11,6 +11,8 @@ import time
 
 import pytest
 
+from annotary.registry import load
+from annotary.sinks import formats
 from tests.cli.test_tag import annotary, complaint
 from tests.conftest import child_environment
 
@@ -136,13 +138,32 @@ def test_tags_are_counted(photos, model):
     assert 0 < told["tags"][0]["mean_score"] < 1
 
 
+def test_tags_of_every_format_are_counted_alike(photos, model):
+    photos(4)
+    expected = None
+    for form in formats():
+        if form == "xmp" or not hasattr(load("sinks", form), "read"):
+            continue
+        output = {"imagefolder": "photos/metadata.jsonl"}.get(form, f"made.{form}")
+        wishes = ("--threshold", "0.3", "--format", form, "--output", output)
+        made = annotary("tag", "photos", *model, *wishes)
+        assert made.returncode == 0, made.stderr
+        result = annotary("tags", "stats", output, "--format", form, "--json")
+        assert result.returncode == 0, result.stderr
+        found = json.loads(result.stdout)
+        told = [(tag["name"].rpartition(":")[2], tag["images"]) for tag in found["tags"]]
+        expected = expected or told
+        assert (found["images"], sorted(told)) == (4, sorted(expected)), form
+    assert expected
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (("apply", "missing"), "missing holds no saved scores"),
         (("stats", "missing.jsonl"), "no such file or folder: 'missing.jsonl'"),
         (("stats", "."), "no sidecars in ."),
-        (("stats", "broken.jsonl"), "broken.jsonl, line 1 is no record of an image"),
+        (("stats", "broken.jsonl"), "broken.jsonl, line 1, holds no image"),
     ],
 )
 def test_wrong_calls_get_one_line(call, message, tmp_path):

@@ -5,17 +5,24 @@ from __future__ import annotations
 import platform
 import sys
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
 
 import click
 
 from annotary import __version__
 
+if TYPE_CHECKING:
+    from annotary.runtime import Offer
+
 PARTS = (
     ("onnxruntime", None),
     ("pillow", None),
     ("numpy", None),
+    ("openvino", "openvino"),
     ("torch", "torch"),
     ("transformers", "torch"),
+    ("safetensors", "torch"),
+    ("nncf", "export"),
     ("pillow-heif", "formats"),
     ("pillow-jxl-plugin", "formats"),
 )
@@ -30,21 +37,57 @@ def command() -> None:
     """
     from annotary import weights
     from annotary.cards import check_files, read_card
-    from annotary.runtime import RuntimeOptions
-    from annotary.runtime.onnx_runtime import choose
 
     python = platform.python_version()
     click.echo(f"annotary {__version__}, Python {python}, {platform.system()} {platform.machine()}")
     for name, extra in PARTS:
         click.echo(f"  {name}: {_installed(name, extra)}")
-    choice = choose(RuntimeOptions())
-    click.echo(
-        f"networks run on {choice.library}, {choice.device}, {choice.precision}: {choice.reason}"
-    )
+    _tell_runtime()
     for name, folder in weights.shipped().items():
         check_files(read_card(folder), folder)
         click.echo(f"model {name}: files as on its card")
     sys.stdout.flush()
+
+
+def _tell_runtime() -> None:
+    """What networks of each kind run on here, and what else could run them."""
+    from annotary.runtime import (
+        RuntimeOptions,
+        available_cores,
+        decide,
+        offers,
+        processor_features,
+    )
+
+    features = ", ".join(sorted(processor_features())) or "neither bf16 nor vnni is known of it"
+    cores = available_cores()
+    click.echo(
+        f"processor: {cores} {'core' if cores == 1 else 'cores'} for this process; {features}"
+    )
+    kinds = {
+        "networks in ONNX, int8 (starter)": offers("int8", has_torch=False, is_transformer=False),
+        "transformers in ONNX, int8": offers("int8", has_torch=False),
+        "networks in ONNX, fp32": offers("fp32", has_torch=False),
+        "networks in torch": offers(None, has_torch=True),
+    }
+    for kind, found in kinds.items():
+        able = [offer for offer in found if offer.precisions]
+        if not able:
+            reasons = [offer.reason for offer in found if offer.library == "torch"]
+            click.echo(f"{kind} cannot run: {reasons[0]}")
+            continue
+        chosen = decide(RuntimeOptions(), found)
+        click.echo(
+            f"{kind} run on {chosen.library}, {chosen.device}, {chosen.precision}: {chosen.reason}"
+        )
+        for offer in able:
+            if (offer.library, offer.device) != (chosen.library, chosen.device):
+                click.echo(f"  or {_told(offer)}")
+
+
+def _told(offer: Offer) -> str:
+    asked = f"--runtime {offer.library}"
+    return f"{offer.library}, {offer.device}, {' or '.join(offer.precisions)}: {asked}"
 
 
 def _installed(name: str, extra: str | None) -> str:

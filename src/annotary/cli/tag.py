@@ -120,8 +120,8 @@ def _loaded(name: str, options: RuntimeOptions) -> tuple[Tagger, str]:
     from annotary.models import find, load_model
     from annotary.tasks.tagging import tagger
 
-    model = load_model(name, options)
-    weights = find(name, options).fingerprint()
+    found = find(name, options)
+    model, weights = load_model(found, options), found.fingerprint()
     # Eight bits are a matter of the files.
     rounded = model.choice.precision in ("bf16", "fp16")
     return tagger(model), f"{weights}-{model.choice.precision}" if rounded else weights

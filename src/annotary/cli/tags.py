@@ -62,33 +62,26 @@ def stats(
             if score is not None:
                 sums[name] += score
                 scored[name] += 1
-    chosen = [
-        (n, c) for n, c in sorted(counts.items(), key=lambda x: (-x[1], x[0])) if c >= min_count
-    ]
-    rows = [
-        {
-            "name": name,
-            "images": count,
-            "share": count / images,
-            "mean_score": sums[name] / scored[name] if scored[name] else None,
-        }
-        for name, count in chosen[:top]
-    ]
+    ranked = sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))
+    chosen = [(name, count) for name, count in ranked if count >= min_count][:top]
+    means = {name: sums[name] / scored[name] for name in scored}
     total = sum(counts.values())
     if as_json:
+        rows = [
+            {"name": name, "images": count, "share": count / images, "mean_score": means.get(name)}
+            for name, count in chosen
+        ]
         summary = {"images": images, "without_tags": empty, "different_tags": len(counts)}
         click.echo(json.dumps({**summary, "given_tags": total, "tags": rows}, ensure_ascii=False))
         return
-    mean = total / images if images else 0.0
     click.echo(
-        f"{images:,} images, {empty:,} without tags; {len(counts):,} different tags, {mean:.1f} an image"
+        f"{images:,} images, {empty:,} without tags; {len(counts):,} different tags,"
+        f" {total / max(images, 1):.1f} an image"
     )
-    width = max((len(f"{count:,}") for _, count in chosen[:top]), default=1)
-    for row in rows:
-        score = "" if row["mean_score"] is None else f"  {row['mean_score']:.2f}"
-        click.echo(
-            f"{row['images']:>{width},}  {row['share']:>6.1%}{score}  {one_line(row['name'])}"
-        )
+    width = max((len(f"{count:,}") for _, count in chosen), default=1)
+    for name, count in chosen:
+        mean = f"  {means[name]:.2f}" if name in means else ""
+        click.echo(f"{count:>{width},}  {count / images:>6.1%}{mean}  {one_line(name)}")
 
 
 @command.command("apply", short_help="Choose tags again from saved scores.")

@@ -1,13 +1,43 @@
 """Models: one file a family, and the folder is the registry.
 
-A family is a module with one function; a new one is a new file (or a plugin, see `annotary.registry`):
+A family is a module with three functions and a constant; a new one is a new file (or a plugin, see
+`annotary.registry`):
 
     def load(card: Card, directory: Path, options: RuntimeOptions) -> Model
         The model of a directory, ready to run, with the abilities that its family has.
+
+    def files(names: Collection[str], options: RuntimeOptions) -> tuple[str, ...] | None
+        Of the files of a directory or a repository, those that a run with these options needs; None when it is not a
+        model of this family. Nothing but the names may be looked at: nothing has been fetched yet.
+
+    def describe(directory: Path) -> Card
+        A card for a directory that holds those files and has no card.
+
+    LOOKED_FOR: str
+        What `files` looks for where there is no card, in words, for the message that nothing was found.
+
+A family that is only ever chosen by a card in the model's directory needs `load` alone.
 """
 
 from __future__ import annotations
 
-from annotary.models._loading import Model, find, load_model
+from annotary.models._finding import (
+    Found,
+    check_pullable,
+    describe_known,
+    find,
+    pull,
+    told_size,
+)
+from annotary.models._loading import Model, load_model
 
-__all__ = ["Model", "find", "load_model"]
+__all__ = [
+    "Found",
+    "Model",
+    "check_pullable",
+    "describe_known",
+    "find",
+    "load_model",
+    "pull",
+    "told_size",
+]

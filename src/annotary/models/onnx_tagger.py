@@ -1,20 +1,22 @@
 """Taggers that are an ONNX file and a table of tags: the starter, and any directory with a card that says so.
 
 The file takes images as the card's `[preprocess]` says and gives `scores` [b, t], one for each row of `tags.csv`, and
-may give `features` [b, d].
+may give `features` [b, d]. `annotary models add` writes such a card.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from annotary.cards import Card, Vocabulary, read_vocabulary
+from annotary.cards import CARD_FILE, TAGS_FILE, Card, Vocabulary, read_card, read_vocabulary
 from annotary.errors import ModelError
-from annotary.runtime import Choice, RuntimeOptions
-from annotary.runtime.onnx_runtime import OnnxSession
+from annotary.models._onnx_graph import check_input
+from annotary.models._probabilities import probabilities
+from annotary.runtime import Choice, RuntimeOptions, Session, open_onnx
 
 MODEL_FILE = "model.onnx"
 
@@ -27,11 +29,11 @@ class OnnxTagger:
         vocabulary: Its tags.
     """
 
-    def __init__(self, card: Card, vocabulary: Vocabulary, session: OnnxSession) -> None:
+    def __init__(self, card: Card, vocabulary: Vocabulary, session: Session) -> None:
         self.card = card
         self.vocabulary = vocabulary
         self.streams = session.choice.streams
-        self.batch_size = session.fixed_batch or (4 if session.choice.device == "cpu" else 32)
+        self.batch_size = session.fixed_batch or session.choice.batch_size
         self._session = session
         if "scores" not in session.outputs and len(session.outputs) > 1:
             raise ModelError(f"{card.id} has several outputs and none is called scores")
@@ -45,18 +47,7 @@ class OnnxTagger:
     def tag_scores(self, batch: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
         """Probabilities float32[b, t], 0..1, for a batch prepared as the card says."""
         scores = self._session.run(batch, self._scores)
-        expected = (len(batch), len(self.vocabulary))
-        if scores.shape != expected:
-            raise ModelError(f"{self.card.id} gives scores {scores.shape} for {expected[1]} tags")
-        if self.card.activation == "sigmoid":
-            # Beyond 80 float32 would overflow, and the probability is 0 or 1 anyway.
-            scores = np.float32(1.0) / (np.float32(1.0) + np.exp(-np.clip(scores, -80, 80)))
-        if not ((scores >= 0.0) & (scores <= 1.0)).all():
-            raise ModelError(
-                f"{self.card.id} gives scores outside of 0..1; does its card lack"
-                ' activation = "sigmoid"?'
-            )
-        return scores
+        return probabilities(self.card, scores, len(batch), len(self.vocabulary))
 
     def features(self, batch: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
         """The pooled embedding float32[b, d], not normalised.
@@ -69,7 +60,30 @@ class OnnxTagger:
         return self._session.run(batch, "features")
 
 
+def files(names: Collection[str], _options: RuntimeOptions) -> tuple[str, ...] | None:
+    """The files of a directory with a card of this family; without a card it is nobody's."""
+    needed = (CARD_FILE, MODEL_FILE, TAGS_FILE)
+    return needed if set(needed) <= set(names) else None
+
+
+def describe(directory: Path) -> Card:
+    """The card, which this family cannot do without."""
+    return read_card(directory)
+
+
 def load(card: Card, directory: Path, options: RuntimeOptions) -> OnnxTagger:
     """The tagger of a model directory."""
-    session = OnnxSession(directory / MODEL_FILE, options)
-    return OnnxTagger(card, read_vocabulary(directory), session)
+    path = directory / network_file(card)
+    session = open_onnx(path, options, name=card.name)
+    check_input(path, card)
+    try:
+        vocabulary = read_vocabulary(directory).with_thresholds(card.thresholds)
+    except ValueError as error:
+        raise ModelError(f"{card.id}: {error}") from error
+    return OnnxTagger(card, vocabulary, session)
+
+
+def network_file(card: Card) -> str:
+    """The network: the only ONNX file that the card lists, or `model.onnx`."""
+    listed = [name for name in card.files if name.lower().endswith(".onnx")]
+    return listed[0] if len(listed) == 1 else MODEL_FILE

@@ -88,7 +88,7 @@ class FileOutput:
             self._sink: Sink = open_sink(form, output, sink_options)
         except BaseException:
             if self._state is not None:
-                self._state.release(complete=False)
+                self._state.abandon()
             raise
 
     @property

@@ -69,14 +69,12 @@ class RunState:
         self.path = output / f"annotary{STATE_SUFFIX}" if is_folder else _beside(output)
         self._settings = json.loads(json.dumps(settings))
         _check_place(output, is_folder=is_folder)
-        self._descriptor, is_new = self._open()
+        self._descriptor, self._is_new = self._open()
         try:
             with _folder_lock(self.path.parent):
                 self.failures = self._claim(is_folder=is_folder, overwrite=overwrite)
         except BaseException:
-            if is_new:
-                self.path.unlink(missing_ok=True)
-            os.close(self._descriptor)
+            self.abandon()
             raise
 
     def release(self, *, complete: bool) -> None:
@@ -90,6 +88,12 @@ class RunState:
                 self._write(replace(self._claimed, complete=True))
         finally:
             os.close(self._descriptor)
+
+    def abandon(self) -> None:
+        """Give the output up before anything was written to it; a settings file that was new goes with it."""
+        if self._is_new:
+            self.path.unlink(missing_ok=True)
+        os.close(self._descriptor)
 
     def _claim(self, *, is_folder: bool, overwrite: bool) -> Path:
         """Decide whether to continue, to begin anew or to refuse; the list of failures."""

@@ -2,56 +2,69 @@
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+
+from annotary.runtime._decision import Decision, Offer, decide, offers
+from annotary.runtime._options import Choice, Device, Library, Precision, RuntimeOptions, Session
+from annotary.runtime._processor import (
+    available_cores,
+    is_transformer,
+    precision_of,
+    processor_features,
+)
+
+__all__ = [
+    "Choice",
+    "Decision",
+    "Device",
+    "Library",
+    "Offer",
+    "Precision",
+    "RuntimeOptions",
+    "Session",
+    "available_cores",
+    "decide",
+    "is_transformer",
+    "offers",
+    "open_onnx",
+    "precision_of",
+    "processor_features",
+]
 
 
-@dataclass(frozen=True, slots=True)
-class RuntimeOptions:
-    """How the network runs."""
+def open_onnx(
+    path: Path,
+    options: RuntimeOptions,
+    *,
+    precision: str | None = None,
+    has_torch: bool = False,
+    name: str = "NAME",
+) -> Session:
+    """An ONNX file, ready to run in ONNX Runtime or OpenVINO.
 
-    threads: int | None = None
-    """Processor cores to use; all that the process may use when nothing is said."""
+    Args:
+        path: The file.
+        options: How it runs.
+        precision: What the file itself computes in, `fp32` or `int8`; read from the file when nothing is said.
+        has_torch: Whether the model also has weights for torch, of which messages then speak.
+        name: The model's, for messages.
 
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where the network runs; auto takes a GPU when the runtime offers one."""
-
-    def __post_init__(self) -> None:
-        if self.threads is not None and self.threads < 1:
-            raise ValueError(f"threads must be at least 1, but got {self.threads}")
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """What a network runs on, and why.
-
-    Attributes:
-        library: The library that runs it.
-        device: `cpu`, `cuda`, ...
-        precision: Of the arithmetic, `fp32` unless the file says otherwise.
-        streams: How many batches it works on at once.
-        threads: Threads a stream.
-        reason: Why, in words.
+    Raises:
+        ModelError: The file is missing or is no network that the library can run.
+        UsageError: What the options ask for cannot be had here; the message says what can.
     """
+    from annotary.errors import ModelError
 
-    library: str
-    device: str
-    precision: str
-    streams: int
-    threads: int
-    reason: str
+    if not path.is_file():
+        raise ModelError(f"{path} is missing")
+    own = precision or precision_of(path)
+    every = offers(own, has_torch=has_torch, is_transformer=is_transformer(path))
+    found = [offer for offer in every if offer.library != "torch" or not offer.precisions]
+    decision = decide(options, found, name=name)
+    if decision.library == "openvino":
+        from annotary.runtime.openvino_runtime import OpenVinoSession
 
+        return OpenVinoSession(path, options, decision)
+    from annotary.runtime.onnx_runtime import OnnxSession
 
-def available_cores() -> int:
-    """Processor cores that this process may use: its affinity, and its share under a Linux control group."""
-    if hasattr(os, "sched_getaffinity"):
-        cores = len(os.sched_getaffinity(0))
-    else:
-        cores = os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return max(1, min(cores, int(quota) // int(period)))
-    except (OSError, ValueError):
-        return max(1, cores)
+    return OnnxSession(path, options, decision)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from annotary.errors import ModelError, UsageError
-from annotary.runtime import Choice, RuntimeOptions, available_cores
+from annotary.errors import ModelError
+from annotary.runtime._decision import Decision, decide, offers
+from annotary.runtime._options import Choice, RuntimeOptions, best_batch
+from annotary.runtime._processor import available_cores, precision_of
 
 
 class OnnxSession:
@@ -23,16 +26,23 @@ class OnnxSession:
     Args:
         path: The ONNX file.
         options: How it runs.
+        decision: What was decided of it; decided here, for ONNX Runtime alone, when nothing is given.
 
     Raises:
         ModelError: The file is missing or is no network that ONNX Runtime can run.
+        UsageError: ONNX Runtime cannot do what the options ask for.
     """
 
-    def __init__(self, path: Path, options: RuntimeOptions) -> None:
+    def __init__(
+        self, path: Path, options: RuntimeOptions, decision: Decision | None = None
+    ) -> None:
         ort = _library()
         if not path.is_file():
             raise ModelError(f"{path} is missing")
-        wanted = choose(options)
+        if decision is None:
+            own = replace(options, runtime="onnxruntime")
+            decision = decide(own, offers(precision_of(path), has_torch=False))
+        wanted = _choice(options, decision)
         providers = [*_PROVIDERS[wanted.device], "CPUExecutionProvider"]
         settings = ort.SessionOptions()
         settings.intra_op_num_threads = wanted.threads
@@ -44,9 +54,11 @@ class OnnxSession:
             self._session = ort.InferenceSession(path, settings, providers=providers)
         except _errors() as error:
             raise ModelError(f"ONNX Runtime cannot load {path}: {_first_line(error)}") from error
-        self.choice = _made_true(wanted, self._session.get_providers(), options)
-        self._path = path
         entry = self._session.get_inputs()[0]
+        shape = tuple(axis if isinstance(axis, int) else None for axis in entry.shape)
+        made = _made_true(wanted, self._session.get_providers(), options)
+        self.choice = replace(made, batch_size=best_batch(made.device, shape))
+        self._path = path
         self._input = entry.name
         self.fixed_batch: int | None = entry.shape[0] if isinstance(entry.shape[0], int) else None
         self.outputs: tuple[str, ...] = tuple(o.name for o in self._session.get_outputs())
@@ -70,37 +82,54 @@ _PROVIDERS = {"cuda": ["CUDAExecutionProvider"], "cpu": []}
 """ONNX Runtime's own names of devices."""
 
 
-def choose(options: RuntimeOptions) -> Choice:
-    """What ONNX files run on here, and why.
+def fold_constants(source: Path, target: Path) -> None:
+    """Write a copy of a network in which everything that is always the same is worked out, in plain ONNX.
 
     Raises:
-        UsageError: The device that was asked for is not offered.
+        ModelError: It is no network that ONNX Runtime can run.
     """
     ort = _library()
-    offers_cuda = "CUDAExecutionProvider" in ort.get_available_providers()
-    if options.device == "cuda" and not offers_cuda:
-        raise UsageError(f"ONNX Runtime {ort.__version__} as installed offers no CUDA")
-    if offers_cuda and options.device != "cpu":
+    settings = ort.SessionOptions()
+    settings.log_severity_level = 4
+    settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    settings.optimized_model_filepath = str(target)
+    try:
+        ort.InferenceSession(source, settings, providers=["CPUExecutionProvider"])
+    except _errors() as error:
+        raise ModelError(f"ONNX Runtime cannot load {source}: {_first_line(error)}") from error
+
+
+def offers_cuda() -> tuple[bool, str]:
+    """Whether ONNX Runtime as installed can use a GPU, and if not, why."""
+    ort = _library()
+    if "CUDAExecutionProvider" in ort.get_available_providers():
+        return True, ""
+    return False, f"ONNX Runtime {ort.__version__} as installed offers no CUDA"
+
+
+def _choice(options: RuntimeOptions, decision: Decision) -> Choice:
+    title = f"ONNX Runtime {_library().__version__}"
+    if decision.device == "cuda":
         said = "as asked" if options.device == "cuda" else "this build of ONNX Runtime offers CUDA"
         threads = options.threads or available_cores()
-        return Choice(f"ONNX Runtime {ort.__version__}", "cuda", "fp32", 1, threads, said)
+        return Choice(title, "cuda", decision.precision, 1, threads, said)
     why = "as asked" if options.device == "cpu" else "this build of ONNX Runtime offers no GPU"
-    return _on_cpu(options, why)
+    return _on_cpu(options, decision.precision, why)
 
 
-def _on_cpu(options: RuntimeOptions, why: str) -> Choice:
-    ort = _library()
+def _on_cpu(options: RuntimeOptions, precision: str, why: str) -> Choice:
     cores = options.threads or available_cores()
     said = "as asked" if options.threads else "all that this process may use"
-    reason = f"{why}; {cores} cores, {said}, one stream each"
-    return Choice(f"ONNX Runtime {ort.__version__}", "cpu", "fp32", cores, 1, reason)
+    reason = f"{why}; {cores} {'core' if cores == 1 else 'cores'}, {said}, one stream each"
+    return Choice(f"ONNX Runtime {_library().__version__}", "cpu", precision, cores, 1, reason)
 
 
 def _made_true(wanted: Choice, providers: Sequence[str], options: RuntimeOptions) -> Choice:
     """The choice as it came out: ONNX Runtime falls back to the processor where a GPU cannot be used."""
     if all(name in providers for name in _PROVIDERS[wanted.device]):
         return wanted
-    return _on_cpu(options, f"{wanted.device} cannot be used here, although it is offered")
+    why = f"{wanted.device} cannot be used here, although it is offered"
+    return _on_cpu(options, wanted.precision, why)
 
 
 def _library() -> Any:

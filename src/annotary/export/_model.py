@@ -1,0 +1,297 @@
+"""Exporting: from a model's name to a complete model directory in another form, or to nothing at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from annotary.cards import (
+    CARD_FILE,
+    TAGS_FILE,
+    Card,
+    Vocabulary,
+    card_text,
+    digest_of,
+    vocabulary_text,
+)
+from annotary.errors import ModelError, OutputError, UsageError
+from annotary.export._graphs import (
+    name_outputs,
+    read_model,
+    without_integers,
+    write_torch,
+)
+from annotary.export._parity import Parity, Tagger, compare
+from annotary.export._photos import FEWEST, Photos, drawn
+from annotary.export._quantise import quantise
+from annotary.models import find, load_model
+from annotary.runtime import RuntimeOptions, precision_of
+
+MODEL_FILE = "model.onnx"
+PARITY_FILE = "parity.json"
+TORCH_FILES = ("model.safetensors", "model.pt")
+
+DEFAULT_PRESET = "balanced"
+DEFAULT_THRESHOLD = 0.4
+"""For vocabularies without thresholds, as in tagging."""
+
+DRAWN = 4
+"""Pictures that are made up where no photos are given."""
+
+FAITHFUL = 1e-4
+"""Scores of a network that was only written down in another format may differ by so much (1e-6 is usual)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExportOptions:
+    """What is made of a model."""
+
+    precision: Literal["int8", "fp32"] = "int8"
+    """What the new model computes in: int8 needs photos to calibrate with (--calibrate); fp32 writes networks of torch
+    as ONNX, and makes int8 ones fp32. bf16 and fp16 need no export: they are options of the run."""
+
+    calibrate: tuple[str, ...] = ()
+    """A file, folder or list of photos like those that will be tagged. May be given several times."""
+
+    samples: int = 128
+    """How many of the photos calibrate; half as many others are compared on."""
+
+    threshold: float | None = None
+    """Compare tags at this threshold, 0..1, instead of the model's own."""
+
+    def __post_init__(self) -> None:
+        if self.samples < FEWEST:
+            raise ValueError(f"samples must be at least {FEWEST}, but got {self.samples}")
+        if self.threshold is not None and not 0.0 <= self.threshold <= 1.0:
+            raise ValueError(f"threshold must be in 0..1, but got {self.threshold}")
+        if isinstance(self.calibrate, str):
+            raise ValueError("calibrate must be several places, not one text")
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What was written.
+
+    Attributes:
+        directory: Of the new model; `dir:` and its path is its name.
+        card: Of the new model.
+        size: Of its network, in bytes.
+        size_before: Of the network or weights that it came from, in bytes.
+        parity: How close it is to the one it came from.
+    """
+
+    directory: Path
+    card: Card
+    size: int
+    size_before: int
+    parity: Parity
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """A model as it is found.
+
+    Attributes:
+        name: As the user calls it.
+        card: What it is.
+        weights: Its ONNX file, or its weights for torch.
+        is_torch: Whether they are for torch.
+        precision: What it computes in, `fp32` or `int8`.
+        tagger: It, ready to run, in its own precision.
+    """
+
+    name: str
+    card: Card
+    weights: Path
+    is_torch: bool
+    precision: str
+    tagger: Tagger
+
+
+def export_model(name: str, options: ExportOptions, output: Path | None = None) -> Exported:
+    """Make a model directory in another form.
+
+    Args:
+        name: Of the model, as for `annotary.load`.
+        options: What is made of it.
+        output: The new directory; `NAME-PRECISION` in the working folder when nothing is said.
+
+    Raises:
+        UsageError: Something makes no sense, or there are too few photos; nothing was written.
+        ModelError: The model cannot be read, or not be made so; nothing was written.
+        OutputError: The directory exists, or cannot be written.
+    """
+    if options.precision == "int8" and not options.calibrate:
+        raise UsageError(
+            "int8 needs --calibrate PHOTOS: a folder of photos like those to be tagged"
+        )
+    source = _source(name)
+    if options.precision == "int8" and source.precision == "int8":
+        raise UsageError(f"{source.card.id} computes in int8 already")
+    new_name = f"{source.card.name}-{options.precision}"
+    target = output or Path(new_name.replace("/", "-"))
+    _check_free(target)
+    spec = source.card.preprocess
+    given = Photos(options.calibrate, spec, options.samples) if options.calibrate else nullcontext()
+    with given as photos, _beside(target) as folder:
+        plain = _written(source, folder)
+        if photos is not None and options.precision == "int8":
+            quantise(plain, folder / "integers.onnx", photos.calibrating, photos.calibrated)
+            os.replace(folder / "integers.onnx", plain)
+        card = _describe(source, folder, new_name, options)
+        run = _exact() if options.precision == "fp32" else RuntimeOptions(device="cpu")
+        made = cast(Tagger, load_model(f"dir:{folder}", run))
+        parity = compare(
+            source.tagger,
+            made,
+            drawn(spec, DRAWN) if photos is None else photos.comparing(),
+            _thresholds(source.tagger.vocabulary, options.threshold),
+            calibrated_on=photos.calibrated if photos and options.precision == "int8" else 0,
+            is_made_up=photos is None,
+        )
+        _check_faithful(source, options, parity)
+        (folder / PARITY_FILE).write_text(parity.to_json(), encoding="utf-8")
+        sizes = plain.stat().st_size, source.weights.stat().st_size
+        del made
+        _publish(folder, target)
+    return Exported(target, card, *sizes, parity)
+
+
+def _source(name: str) -> _Source:
+    """The model that is exported, with its own precision."""
+    found = find(name)
+    weights, is_torch = _weights(found.directory, found.card)
+    precision = "fp32" if is_torch else precision_of(weights)
+    exact = _exact() if precision == "fp32" else RuntimeOptions(device="cpu")
+    model = load_model(found, exact)
+    if not hasattr(model, "tag_scores"):
+        raise UsageError(f"{found.card.id} is no tagger; only taggers can be exported")
+    return _Source(name, found.card, weights, is_torch, precision, cast(Tagger, model))
+
+
+def _exact() -> RuntimeOptions:
+    return RuntimeOptions(device="cpu", precision="fp32")
+
+
+def _weights(directory: Path, card: Card) -> tuple[Path, bool]:
+    """The file that holds a model's network, and whether it is for torch."""
+    listed = [name for name in card.files if name.lower().endswith(".onnx")]
+    names = [*(listed if len(listed) == 1 else ()), MODEL_FILE]
+    for name in names:
+        if (directory / name).is_file():
+            return directory / name, False
+    for name in TORCH_FILES:
+        if card.family == "joytag" and (directory / name).is_file():
+            return directory / name, True
+    raise ModelError(f"{card.id} has no network that can be exported: it needs {MODEL_FILE}")
+
+
+def _written(source: _Source, folder: Path) -> Path:
+    """The network in fp32, or as it is, as `model.onnx` of the new directory."""
+    from annotary.models._onnx_graph import head_input, read_graph
+
+    target = folder / MODEL_FILE
+    if source.is_torch:
+        from annotary.models._joytag_vit import load_network
+
+        network = load_network(source.weights.parent)
+        names = ("scores",) if network.config.head_mean_after else ("scores", "features")
+        write_torch(network, names, source.card.preprocess.size, target)
+        return target
+    model = read_model(source.weights)
+    outputs = [value.name for value in read_graph(source.weights).outputs]
+    if source.precision == "int8":
+        without_integers(model)
+    if "scores" not in outputs:
+        try:
+            features: str | None = head_input(source.weights, outputs[0])
+        except (
+            ModelError
+        ):  # it does not end with a linear layer, so nothing is known to be the embedding
+            features = None
+        name_outputs(model, outputs[0], features)
+    import onnx
+
+    onnx.save(model, target)
+    return target
+
+
+def _describe(source: _Source, folder: Path, name: str, options: ExportOptions) -> Card:
+    """Write the tags and the card."""
+    (folder / TAGS_FILE).write_text(vocabulary_text(source.tagger.vocabulary), encoding="utf-8")
+    what = f"{source.card.description} In {options.precision}, made by annotary export.".strip()
+    card = replace(
+        source.card,
+        name=name,
+        family="onnx_tagger",
+        description=what,
+        source=source.card.id,
+        files={entry: digest_of(folder / entry) for entry in (MODEL_FILE, TAGS_FILE)},
+        sizes={},
+        thresholds={},
+    )
+    (folder / CARD_FILE).write_text(card_text(card), encoding="utf-8")
+    return card
+
+
+def _thresholds(vocabulary: Vocabulary, asked: float | None) -> npt.NDArray[np.float32]:
+    """One a tag, float32[t]: as asked, or the model's own."""
+    if asked is None and DEFAULT_PRESET in vocabulary.thresholds:
+        return np.asarray(vocabulary.thresholds[DEFAULT_PRESET], np.float32)
+    return np.full(len(vocabulary), DEFAULT_THRESHOLD if asked is None else asked, np.float32)
+
+
+def _check_faithful(source: _Source, options: ExportOptions, parity: Parity) -> None:
+    if options.precision != "fp32" or source.precision != "fp32":
+        return
+    if parity.largest_difference > FAITHFUL:
+        raise ModelError(
+            f"{source.card.id} gives other scores in ONNX, by up to {parity.largest_difference:.2g};"
+            " nothing was written"
+        )
+
+
+def _check_free(target: Path) -> None:
+    """Refuse to touch what is there; an empty folder is fine."""
+    if target.is_symlink() or (
+        target.exists() and not (target.is_dir() and not any(target.iterdir()))
+    ):
+        raise OutputError(f"{target} exists; choose another --output")
+
+
+@contextmanager
+def _beside(target: Path) -> Iterator[Path]:
+    """A folder next to a directory, on the same disk, which goes whatever happens."""
+    try:
+        target.absolute().parent.mkdir(parents=True, exist_ok=True)
+        folder = tempfile.mkdtemp(prefix=".annotary-export-", dir=target.absolute().parent)
+    except OSError as error:
+        raise OutputError(f"cannot write {target}: {error.strerror}") from error
+    try:
+        yield Path(folder)
+    except OSError as error:
+        raise OutputError(f"cannot write {target}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _publish(folder: Path, target: Path) -> None:
+    """Give the finished folder its name; until then there is nothing of it."""
+    _check_free(target)
+    if target.is_dir():
+        target.rmdir()
+    mask = os.umask(0)
+    os.umask(mask)
+    os.chmod(folder, 0o777 & ~mask)  # noqa: PTH101 - temporary folders are for their owner alone
+    for entry in folder.iterdir():
+        os.chmod(entry, 0o666 & ~mask)  # noqa: PTH101
+    os.replace(folder, target)

@@ -1,0 +1,150 @@
+"""OpenVINO: runs ONNX files on processors, in bf16 where they have it."""
+
+from __future__ import annotations
+
+import queue
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from annotary.errors import MissingExtra, ModelError
+from annotary.runtime._decision import Decision, decide, offers
+from annotary.runtime._options import Choice, RuntimeOptions, best_batch
+from annotary.runtime._processor import available_cores, precision_of, processor_features
+
+MOST_STREAMS = 8
+"""Every stream has memory of its own for what stands between the layers."""
+
+_HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
+
+
+class OpenVinoSession:
+    """One ONNX file in OpenVINO, ready to run. Safe to call from several threads; they wait for a free stream.
+
+    Args:
+        path: The ONNX file.
+        options: How it runs.
+        decision: What was decided of it; decided here, for OpenVINO alone, when nothing is given.
+
+    Raises:
+        MissingExtra: OpenVINO is not installed.
+        ModelError: The file is missing or is no network that OpenVINO can run.
+        UsageError: OpenVINO cannot do what the options ask for.
+    """
+
+    def __init__(
+        self, path: Path, options: RuntimeOptions, decision: Decision | None = None
+    ) -> None:
+        openvino = _library()
+        if not path.is_file():
+            raise ModelError(f"{path} is missing")
+        if decision is None:
+            own = replace(options, runtime="openvino")
+            decision = decide(own, offers(precision_of(path), has_torch=False))
+        choice = _choice(openvino, options, decision)
+        try:
+            core = openvino.Core()
+            model = core.read_model(path)
+            shape = tuple(
+                axis.get_length() if axis.is_static else None
+                for axis in model.input(0).partial_shape
+            )
+            self._compiled = core.compile_model(model, "CPU", _settings(choice))
+            # The first call of this makes a table in a way that waits for ever when two threads are in it.
+            self._compiled.input(0).get_element_type().to_dtype()
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise ModelError(f"OpenVINO cannot load {path}: {_reason(error)}") from error
+        self.choice = replace(choice, batch_size=best_batch("cpu", shape))
+        self.fixed_batch: int | None = shape[0] if shape else None
+        self._ports = {_name(port): port for port in self._compiled.outputs}
+        self.outputs: tuple[str, ...] = tuple(self._ports)
+        self._path = path
+        self._idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        for _ in range(choice.streams):
+            self._idle.put(self._compiled.create_infer_request())
+
+    def run(self, batch: npt.NDArray[np.generic], output: str) -> npt.NDArray[np.float32]:
+        """One output for a batch; a network that takes one image at a time gets one at a time.
+
+        Raises:
+            ModelError: The batch does not fit the network.
+        """
+        if output not in self.outputs:
+            raise ModelError(f"{self._path} has no output {output!r}")
+        parts = [batch] if self.fixed_batch != 1 else [batch[i : i + 1] for i in range(len(batch))]
+        request = self._idle.get()
+        try:
+            results = []
+            for part in parts:
+                request.infer([np.ascontiguousarray(part)], share_inputs=True)
+                # The request's own memory is written again by the next one.
+                results.append(
+                    np.array(request.get_tensor(self._ports[output]).data, dtype=np.float32)
+                )
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise ModelError(f"OpenVINO cannot run {self._path}: {_reason(error)}") from error
+        finally:
+            self._idle.put(request)
+        return np.concatenate(results)
+
+
+def _choice(openvino: Any, options: RuntimeOptions, decision: Decision) -> Choice:
+    cores = options.threads or available_cores()
+    streams = min(cores, MOST_STREAMS)
+    said = "as asked" if options.threads else "all that this process may use"
+    reason = (
+        f"{decision.reason}; {cores} {'core' if cores == 1 else 'cores'}, {said}, {streams} streams"
+    )
+    if decision.precision == "int8":
+        reason += f", the rest in {_rest()}"
+    title = f"OpenVINO {openvino.__version__.split('-')[0]}"
+    return Choice(title, "cpu", decision.precision, streams, max(1, cores // streams), reason)
+
+
+def _name(port: Any) -> str:
+    """What the file calls an output. Values that are the same share their names here, so it may have several."""
+    own: str = port.get_node().get_friendly_name().rsplit("/sink_port", 1)[0]
+    names = port.get_names()
+    return own if own in names else min(names)
+
+
+def _settings(choice: Choice) -> dict[str, Any]:
+    precision = _rest() if choice.precision == "int8" else choice.precision
+    return {
+        "NUM_STREAMS": choice.streams,
+        "INFERENCE_NUM_THREADS": choice.streams * choice.threads,
+        "INFERENCE_PRECISION_HINT": _HINTS[precision],
+        # Others may use the cores, too: the decoders of the same run do.
+        "ENABLE_CPU_PINNING": False,
+    }
+
+
+def _rest() -> str:
+    """What a network in 8-bit integers computes in where it does not round."""
+    return "bf16" if "bf16" in processor_features() else "fp32"
+
+
+def _library() -> Any:
+    """OpenVINO, without the package that would send usage data to its makers.
+
+    `openvino_telemetry` is installed with it and used by its converter and by NNCF unless it cannot be imported; then
+    they go on without. None in `sys.modules` is Python's way to say that a module cannot be imported.
+    """
+    if "openvino_telemetry" not in sys.modules:
+        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+    try:
+        import openvino
+    except ImportError as error:
+        raise MissingExtra("OpenVINO", "openvino") from error
+    return openvino
+
+
+def _reason(error: Exception) -> str:
+    """The line of OpenVINO's message that says what is wrong; before it stands where in its source."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    told = [line for line in lines if line and not line.startswith(("Exception from", "Check '"))]
+    return (told or [type(error).__name__])[0][:300]

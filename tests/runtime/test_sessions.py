@@ -1,0 +1,216 @@
+"""The three libraries run the same networks with the same results, from several threads, and tell what is wrong."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from annotary import weights
+from annotary.errors import ModelError, UsageError
+from annotary.runtime import RuntimeOptions, open_onnx, processor_features
+from annotary.runtime.onnx_runtime import OnnxSession
+from tests.conftest import child_environment
+
+LIBRARIES = ("onnxruntime", "openvino")
+
+
+@pytest.fixture(params=LIBRARIES)
+def library(request):
+    pytest.importorskip(request.param)
+    return request.param
+
+
+def exact(library: str, **more) -> RuntimeOptions:
+    return RuntimeOptions(runtime=library, precision="fp32", device="cpu", **more)
+
+
+def pictures(count: int, size: int = 16) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
+
+
+def test_scores_are_right(library, colours):
+    session = open_onnx(colours / "model.onnx", exact(library))
+    batch = pictures(3)
+    scores = session.run(batch, "scores")
+    assert scores.dtype == np.float32
+    assert scores == pytest.approx(batch.mean(axis=(1, 2)) / 255, abs=1e-5)
+    assert session.run(batch, "features") == pytest.approx(batch.mean(axis=(1, 2)), abs=1e-3)
+    assert session.outputs == ("scores", "features")
+    assert session.fixed_batch is None
+
+
+def test_the_choice_is_told(library, colours):
+    choice = open_onnx(colours / "model.onnx", exact(library, threads=2)).choice
+    assert choice.library.replace(" ", "").lower().startswith(library)
+    assert (choice.device, choice.precision) == ("cpu", "fp32")
+    assert (choice.streams, choice.threads, choice.batch_size) == (2, 1, 4)
+    assert "2 cores, as asked" in choice.reason
+
+
+def test_many_streams_share_the_cores(colours):
+    pytest.importorskip("openvino")
+    choice = open_onnx(colours / "model.onnx", exact("openvino", threads=16)).choice
+    assert (choice.streams, choice.threads) == (8, 2)
+
+
+def test_threads_do_not_disturb_each_other(library, colours):
+    session = open_onnx(colours / "model.onnx", exact(library, threads=2))
+    batches = [pictures(1 + i % 5) + np.uint8(i) for i in range(60)]
+    with ThreadPoolExecutor(8) as pool:
+        results = list(pool.map(lambda batch: session.run(batch, "scores"), batches))
+    for batch, scores in zip(batches, results, strict=True):
+        assert scores == pytest.approx(batch.mean(axis=(1, 2)) / 255, abs=1e-5)
+
+
+def test_results_stay_as_they_are_when_the_session_goes_on(library, colours):
+    session = open_onnx(colours / "model.onnx", exact(library, threads=1))
+    first = session.run(pictures(2), "scores")
+    kept = first.copy()
+    session.run(255 - pictures(2), "scores")
+    assert np.array_equal(first, kept)
+
+
+def fixed(path: Path) -> Path:
+    """A network that takes one image at a time: the sum of its pixels."""
+    onnx = pytest.importorskip("onnx")
+    make = onnx.helper
+    graph = make.make_graph(
+        [make.make_node("ReduceSum", ["image", "axes"], ["scores"], keepdims=0)],
+        "fixed",
+        [make.make_tensor_value_info("image", onnx.TensorProto.FLOAT, [1, 3, 4, 4])],
+        [make.make_tensor_value_info("scores", onnx.TensorProto.FLOAT, [1, 3])],
+        [make.make_tensor("axes", onnx.TensorProto.INT64, [2], [2, 3])],
+    )
+    model = make.make_model(graph, opset_imports=[make.make_opsetid("", 18)], ir_version=8)
+    onnx.save(model, path)
+    return path
+
+
+def test_outputs_have_the_names_of_the_file(library, tmp_path):
+    onnx = pytest.importorskip("onnx")
+    make = onnx.helper
+    names = ("scores", "embedding", "features")
+    graph = make.make_graph(
+        [
+            make.make_node("Relu", ["image"], ["embedding"]),
+            make.make_node("Identity", ["embedding"], ["scores"]),
+            make.make_node("Identity", ["embedding"], ["features"]),
+        ],
+        "names",
+        [make.make_tensor_value_info("image", onnx.TensorProto.FLOAT, ["n", 3])],
+        [make.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["n", 3]) for name in names],
+    )
+    model = make.make_model(graph, opset_imports=[make.make_opsetid("", 18)], ir_version=8)
+    onnx.save(model, tmp_path / "model.onnx")
+    session = open_onnx(tmp_path / "model.onnx", exact(library))
+    assert session.outputs == names
+    batch = np.array([[1, -2, 3]], np.float32)
+    for name in names:
+        assert session.run(batch, name).tolist() == [[1, 0, 3]]
+
+
+def test_a_network_for_one_image_gets_them_one_by_one(library, tmp_path):
+    session = open_onnx(fixed(tmp_path / "model.onnx"), exact(library))
+    assert session.fixed_batch == 1
+    batch = np.random.default_rng(0).random((5, 3, 4, 4), dtype=np.float32)
+    assert session.run(batch, "scores") == pytest.approx(batch.sum(axis=(2, 3)), abs=1e-4)
+
+
+def test_what_does_not_fit_is_one_line(library, colours, tmp_path):
+    session = open_onnx(colours / "model.onnx", exact(library))
+    wrong = (np.zeros((1, 9, 16, 3), np.uint8), np.zeros((1, 16, 16, 3), np.float64)[0])
+    for batch in wrong:
+        with pytest.raises(ModelError) as raised:
+            session.run(batch, "scores")
+        assert "\n" not in str(raised.value)
+        assert "model.onnx" in str(raised.value)
+    with pytest.raises(ModelError):
+        session.run(pictures(1), "nothing")
+    (tmp_path / "broken.onnx").write_bytes(b"no network")
+    with pytest.raises(ModelError, match=r"cannot load .*broken\.onnx: ") as raised:
+        open_onnx(tmp_path / "broken.onnx", exact(library))
+    assert "\n" not in str(raised.value)
+    with pytest.raises(ModelError, match=r"missing\.onnx is missing"):
+        open_onnx(tmp_path / "missing.onnx", exact(library))
+    # It still works.
+    assert session.run(pictures(2), "scores").shape == (2, 3)
+
+
+def test_the_starter_gives_nearly_the_same_scores_everywhere():
+    pytest.importorskip("openvino")
+    path = weights.shipped()["starter"] / "model.onnx"
+    batch = np.repeat(pictures(4, 26).repeat(10, axis=1), 10, axis=2)
+    found = {}
+    for library in LIBRARIES:
+        session = open_onnx(path, RuntimeOptions(runtime=library, device="cpu"))
+        assert session.choice.precision == "int8"
+        found[library] = session.run(batch, "scores")
+    difference = np.abs(found["onnxruntime"] - found["openvino"])
+    assert difference.mean() < 0.002
+    assert difference.max() < 0.3
+
+
+def test_precisions_that_a_file_has_not_are_refused(colours):
+    starter = weights.shipped()["starter"] / "model.onnx"
+    with pytest.raises(UsageError, match="annotary export starter --precision fp32 makes"):
+        open_onnx(starter, RuntimeOptions(precision="fp32"), name="starter")
+    with pytest.raises(UsageError, match="annotary export colours --precision int8 --calibrate"):
+        open_onnx(colours / "model.onnx", RuntimeOptions(precision="int8"), name="colours")
+    options = RuntimeOptions(precision="fp16", runtime="onnxruntime", device="cpu")
+    with pytest.raises(UsageError, match="ONNX Runtime runs it in fp32 on cpu"):
+        open_onnx(colours / "model.onnx", options)
+
+
+def test_a_session_of_onnx_runtime_alone_decides_by_itself(colours):
+    session = OnnxSession(colours / "model.onnx", RuntimeOptions(threads=1))
+    assert session.choice.library.startswith("ONNX Runtime")
+    assert session.choice.precision == "fp32"
+
+
+def test_bf16_is_near(colours):
+    pytest.importorskip("openvino")
+    if "bf16" not in processor_features():
+        pytest.skip("this processor has no bf16")
+    session = open_onnx(
+        colours / "model.onnx", RuntimeOptions(runtime="openvino", precision="bf16", device="cpu")
+    )
+    assert session.choice.precision == "bf16"
+    batch = pictures(2)
+    assert session.run(batch, "scores") == pytest.approx(batch.mean(axis=(1, 2)) / 255, abs=0.01)
+
+
+SILENT = """
+import os, socket, sys
+def refuse(*_):
+    raise AssertionError("a connection was opened")
+socket.socket.connect = socket.socket.connect_ex = refuse
+from pathlib import Path
+from annotary.runtime import RuntimeOptions, open_onnx
+session = open_onnx(Path(sys.argv[1]), RuntimeOptions(runtime=sys.argv[2], device="cpu"))
+import numpy
+session.run(numpy.zeros((1, 16, 16, 3), numpy.uint8), "scores")
+assert sys.modules.get("openvino_telemetry") is None
+assert os.environ["ORT_DISABLE_TELEMETRY"] == "1"
+print(sorted(os.listdir(os.environ["HOME"])))
+"""
+
+
+def test_nothing_is_sent_and_nothing_is_left_at_home(library, colours, tmp_path):
+    home = tmp_path / "home"
+    home.mkdir()
+    environment = {**child_environment(), "HOME": str(home)}
+    environment.pop("ORT_DISABLE_TELEMETRY", None)
+    result = subprocess.run(
+        [sys.executable, "-c", SILENT, str(colours / "model.onnx"), library],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == "[]"
