@@ -170,12 +170,13 @@ def run_one(name: str, work: Path, photos: Sequence[Path]) -> None:
     for _ in tag(photos[:WARM_UP]):
         pass
     halfway = 0
-    started = time.perf_counter()
+    started, busy = time.perf_counter(), time.process_time()
     for number, _ in enumerate(tag(photos), 1):
         if number == len(photos) // 2:
             halfway = _memory()
-    seconds = time.perf_counter() - started
-    print(json.dumps({"rate": len(photos) / seconds, "half": halfway, "peak": _memory()}))
+    seconds, busy = time.perf_counter() - started, time.process_time() - busy
+    found = {"rate": len(photos) / seconds, "busy": busy / len(photos)}
+    print(json.dumps({**found, "half": halfway, "peak": _memory()}))
 
 
 def _memory() -> int:
@@ -276,14 +277,23 @@ def main() -> None:
 
 
 def _tell(found: dict[str, list[dict[str, float]]]) -> None:
+    """Print medians. The seconds that the cores were busy are told, too: they hardly depend on what else runs."""
     print(
-        "| | images/s | of the reference's loop | peak MB, half-way | peak MB |\n|---|---|---|---|---|"
+        "| | images/s | of the reference's loop | core seconds an image | by these | peak MB half-way | peak MB |\n"
+        "|---|---|---|---|---|---|---|"
     )
+
+    def median(name: str, key: str) -> float:
+        return statistics.median(one[key] for one in found[name])
+
     for name, rounds in found.items():
         ratios = [one["rate"] / loop["rate"] for one, loop in zip(rounds, found[LOOP], strict=True)]
-        rate, ratio = statistics.median(one["rate"] for one in rounds), statistics.median(ratios)
+        busy = median(name, "busy")
         half, peak = (max(one[key] for one in rounds) for key in ("half", "peak"))
-        print(f"| {name} | {rate:.2f} | {ratio:.2f}× | {half:.0f} | {peak:.0f} |")
+        print(
+            f"| {name} | {median(name, 'rate'):.2f} | {statistics.median(ratios):.2f}× | {busy:.2f}"
+            f" | {median(LOOP, 'busy') / busy:.2f}× | {half:.0f} | {peak:.0f} |"
+        )
 
 
 if __name__ == "__main__":

@@ -104,7 +104,7 @@ import os, sys
 from annotary.cli import main
 model, warm_up, *arguments = sys.argv[1:]
 try:  # what is imported late must be imported before the rights are gone
-    main(["tag", warm_up, "--model", model, "--json", "--quiet"])
+    main(["tag", warm_up, "--model", model, "--output", "warm/up.jsonl", "--quiet"])
 except SystemExit as end:
     assert end.code == 0, end.code
 if os.geteuid() == 0:  # root may read everything

@@ -127,13 +127,19 @@ def test_one_image_under_two_names_is_done_once(colours, photos):
     [
         (["photos"], "no such file or folder: 'photos'"),
         ([], "Missing argument 'PATH...' (see annotary tag --help)"),
-        ([".", "--bad"], "No such option '--bad' (see annotary tag --help)"),
+        (
+            [".", "--bad"],
+            "No such option '--bad' (Did you mean one of: '--embed', '--shard'?) (see annotary tag",
+        ),
         ([".", "--threshold", "high"], "'high' is not a valid float"),
         ([".", "--threshold", "2"], "--threshold must be in 0..1, but got 2.0"),
         ([".", "--preset", "best"], "'best' is not one of 'balanced', 'precise', 'broad'"),
         ([".", "--threshold", "0.1", "--preset", "broad"], "--threshold takes the place of preset"),
         ([".", "--top", "0"], "--top must be at least 1"),
-        ([".", "--format", "xyz"], "unknown format 'xyz'; known: csv, json, jsonl, txt"),
+        (
+            [".", "--format", "xyz"],
+            "unknown format 'xyz'; known: caption, csv, hydrus, imagefolder, json",
+        ),
         ([".", "--format", "csv"], "--format csv needs --output FILE"),
         ([".", "--output", "out"], "'out' has no suffix"),
         ([".", "--output", "out.pdf"], "names no format"),
@@ -151,8 +157,16 @@ def test_one_image_under_two_names_is_done_once(colours, photos):
         ([".", "--device", "cuda"], "offers no CUDA"),
         ([".", "--separator", ""], "--separator must not be empty"),
         ([".", "--retry-failed"], "--retry-failed and --on-existing need --output"),
-        ([".", "--output", "a.csv", "--on-existing", "append"], "are for --format txt"),
+        (
+            [".", "--output", "a.csv", "--on-existing", "append"],
+            "append is for --format caption, hydrus, json-files, txt, xmp",
+        ),
         ([".", "--format", "jsonl", "--output", "."], "is no file"),
+        (
+            [".", "--format", "jsonl", "--output", "a.jsonl", "--escape"],
+            "--escape is for --format capt",
+        ),
+        ([".", "--prefix", "x"], "--prefix is for --format caption, "),
         (
             [".", "--format", "txt", "--output", "file"],
             "file is a file, and this format needs a folder",

@@ -15,7 +15,7 @@ from annotary.errors import ModelError, NothingToDo
 from annotary.images import DecodeOptions
 from annotary.models import load_model
 from annotary.pipeline import PipelineOptions, Result, annotate
-from annotary.records import Annotation, Failure, Item, Record
+from annotary.records import Annotation, Failure, Item
 from annotary.runtime import RuntimeOptions
 from annotary.sources import Reader, SourceOptions
 from annotary.tasks.tagging import SingleTagger, Tagging, TaggingOptions

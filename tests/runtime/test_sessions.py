@@ -58,6 +58,16 @@ def test_many_streams_share_the_cores(colours):
     assert (choice.streams, choice.threads) == (8, 2)
 
 
+def test_few_cores_are_left_over():
+    from annotary.runtime.openvino_runtime import streams_of
+
+    shares = {1: 1, 2: 2, 3: 3, 8: 8, 9: 4, 10: 5, 12: 6, 13: 6, 16: 8, 64: 8}
+    assert {cores: streams_of(cores) for cores in shares} == shares
+    assert all(
+        streams_of(cores) * (cores // streams_of(cores)) > 0.85 * cores for cores in range(1, 300)
+    )
+
+
 def test_threads_do_not_disturb_each_other(library, colours):
     session = open_onnx(colours / "model.onnx", exact(library, threads=2))
     batches = [pictures(1 + i % 5) + np.uint8(i) for i in range(60)]

@@ -111,7 +111,7 @@ def _told(error: click.ClickException) -> str:
     """The message of click's error, with the way to help."""
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "annotary"
-    message = error.format_message().rstrip(".")
+    message = error.format_message().rstrip(".").replace("'. (", "' (")
     return f"{message} (see {path} --help)"
 
 

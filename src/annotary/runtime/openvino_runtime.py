@@ -94,7 +94,7 @@ class OpenVinoSession:
 
 def _choice(openvino: Any, options: RuntimeOptions, decision: Decision) -> Choice:
     cores = options.threads or available_cores()
-    streams = min(cores, MOST_STREAMS)
+    streams = streams_of(cores)
     said = "as asked" if options.threads else "all that this process may use"
     reason = (
         f"{decision.reason}; {cores} {'core' if cores == 1 else 'cores'}, {said}, {streams} streams"
@@ -110,6 +110,12 @@ def _name(port: Any) -> str:
     own: str = port.get_node().get_friendly_name().rsplit("/sink_port", 1)[0]
     names = port.get_names()
     return own if own in names else min(names)
+
+
+def streams_of(cores: int) -> int:
+    """How many streams share so many cores: a few on large machines, and so many that few cores are left over."""
+    least = min(cores, MOST_STREAMS // 2)
+    return max(range(least, min(cores, MOST_STREAMS) + 1), key=lambda s: (cores // s * s, s))
 
 
 def _settings(choice: Choice) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -38,6 +39,37 @@ def read_lines(
                     yield found
     except OSError as error:
         raise OutputError(f"cannot read {path}: {error.strerror}") from error
+
+
+def read_files(
+    folder: Path, suffix: str, tags_of: Callable[[bytes], Sequence[tuple[str, float | None]]]
+) -> Iterator[TagsOfImage]:
+    """The tags of every sidecar in a folder and in its folders, in the order of their names.
+
+    Args:
+        folder: Where. Hidden files and what annotary keeps about runs are passed over.
+        suffix: Of the files, with its dot.
+        tags_of: Reads a file; what is wrong with it is a ValueError, KeyError or TypeError.
+
+    Raises:
+        OutputError: A file cannot be read, or is something else.
+    """
+    if not folder.is_dir():
+        raise OutputError(f"{folder} is no folder of sidecars")
+    for here, inner, names in os.walk(folder):
+        inner.sort()
+        for name in sorted(names):
+            if not name.endswith(suffix) or name.startswith((".", "annotary.run.")):
+                continue
+            path = Path(here, name)
+            try:
+                tags = tuple(tags_of(path.read_bytes()))
+            except OSError as error:
+                raise OutputError(f"cannot read {path}: {error.strerror}") from error
+            except (ValueError, KeyError, TypeError) as error:
+                told = str(error) or type(error).__name__
+                raise OutputError(f"{path} holds no tags: {told}") from error
+            yield TagsOfImage(str(path.relative_to(folder))[: -len(suffix)], tags)
 
 
 def split_text(text: str, options: SinkOptions) -> list[str]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from annotary.records import Annotation
 from annotary.sinks import _text
-from annotary.sinks._contract import SinkOptions
+from annotary.sinks._contract import SinkOptions, TagsOfImage
+from annotary.sinks._reading import read_files, split_text, unscored
 
 _LINE_ENDS = re.compile(r"\r\n|\r|\n")
 _BYTE_ORDER_MARK = "\ufeff"
@@ -105,6 +106,16 @@ class TextContent:
 
     def _written(self, name: str) -> str:
         return name.encode("utf-8", "backslashreplace").decode()
+
+
+def read_texts(folder: Path, suffix: str, options: SinkOptions) -> Iterator[TagsOfImage]:
+    """The tags of text sidecars, between separators and on lines of their own."""
+
+    def tags_of(content: bytes) -> tuple[tuple[str, float | None], ...]:
+        lines = _LINE_ENDS.split(content.decode("utf-8-sig"))
+        return unscored([name for line in lines for name in split_text(line, options)])
+
+    return read_files(folder, suffix, tags_of)
 
 
 def _line_end(text: str) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from annotary.records import Annotation, Tag
-from annotary.sinks._contract import SinkOptions
+from annotary.sinks._contract import SinkOptions, TagsOfImage
 from annotary.sinks._sidecars import Sidecars
-from annotary.sinks._text_sidecars import TextContent
+from annotary.sinks._text_sidecars import TextContent, read_texts
 
 SUFFIXES = ()
 OPTIONS = ("prefix", "suffix")
@@ -26,6 +27,11 @@ def open(output: Path | None, options: SinkOptions) -> Sidecars:  # noqa: A001
     options = replace(options, separator="\n", trailing_separator=False, escape=False)
     content = TextContent(".txt", options, has_full_names=True, names=_names)
     return Sidecars(output, options, content)
+
+
+def read(output: Path, options: SinkOptions) -> Iterator[TagsOfImage]:
+    """The tags of every file in a folder, whoever wrote it."""
+    return read_texts(output, ".txt", replace(options, separator="\n"))
 
 
 def _names(annotation: Annotation, options: SinkOptions) -> list[str]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from annotary.records import Annotation
 from annotary.sinks import _text
-from annotary.sinks._contract import SinkOptions
+from annotary.sinks._contract import SinkOptions, TagsOfImage
+from annotary.sinks._reading import read_files
 from annotary.sinks._sidecars import Sidecars
 
 SUFFIXES = ()
@@ -58,6 +60,19 @@ class JsonContent:
 def open(output: Path | None, options: SinkOptions) -> Sidecars:  # noqa: A001
     """A sink that writes into a folder, or beside the images."""
     return Sidecars(output, options, JsonContent(options))
+
+
+def read(output: Path, options: SinkOptions) -> Iterator[TagsOfImage]:  # noqa: ARG001
+    """The tags of every file in a folder."""
+
+    def tags_of(content: bytes) -> list[tuple[str, float | None]]:
+        entries = _decoded(content).get("tags", [])
+        return [
+            (entry["name"], entry.get("score")) if isinstance(entry, dict) else (str(entry), None)
+            for entry in entries
+        ]
+
+    return read_files(output, JsonContent.suffix, tags_of)
 
 
 def _encoded(value: Json) -> bytes:

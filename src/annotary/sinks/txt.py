@@ -5,12 +5,13 @@ This is what trainers of diffusion models read. Each file is written whole or no
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from annotary.sinks import _text
-from annotary.sinks._contract import SinkOptions
+from annotary.sinks._contract import SinkOptions, TagsOfImage
 from annotary.sinks._sidecars import Sidecars
-from annotary.sinks._text_sidecars import TextContent
+from annotary.sinks._text_sidecars import TextContent, read_texts
 
 SUFFIXES = ()
 OPTIONS = ("full_names", *_text.OPTIONS)
@@ -21,3 +22,8 @@ def open(output: Path | None, options: SinkOptions) -> Sidecars:  # noqa: A001
     """A sink that writes into a folder, or beside the images."""
     content = TextContent(".txt", options, has_full_names=options.full_names)
     return Sidecars(output, options, content)
+
+
+def read(output: Path, options: SinkOptions) -> Iterator[TagsOfImage]:
+    """The tags of every file in a folder, whoever wrote it."""
+    return read_texts(output, ".txt", options)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from annotary.errors import UsageError
 from annotary.records import Annotation
-from annotary.sinks._contract import Sink, SinkOptions
-from annotary.sinks._embedding import EmbeddedPackets
-from annotary.sinks._keywords import is_tagged, with_keywords
+from annotary.sinks._contract import Sink, SinkOptions, TagsOfImage
+from annotary.sinks._keywords import SUBJECT, is_tagged, with_keywords
+from annotary.sinks._reading import read_files, unscored
 from annotary.sinks._sidecars import Sidecars, read_existing
-from annotary.sinks._xmp import EMPTY_SIDECAR
+from annotary.sinks._xmp import EMPTY_SIDECAR, Packet
 
 SUFFIXES = ()
 OPTIONS = ("full_names", "embed")
@@ -56,4 +57,15 @@ def open(output: Path | None, options: SinkOptions) -> Sink:  # noqa: A001
         return Sidecars(output, options, XmpContent(options))
     if output is not None:
         raise UsageError("--embed writes into the images themselves; leave --output out")
+    from annotary.sinks._embedding import EmbeddedPackets  # which needs Pillow
+
     return EmbeddedPackets(options)
+
+
+def read(output: Path, options: SinkOptions) -> Iterator[TagsOfImage]:  # noqa: ARG001
+    """The keywords of every packet in a folder, whoever wrote them."""
+
+    def tags_of(content: bytes) -> tuple[tuple[str, float | None], ...]:
+        return unscored(Packet(content).values(SUBJECT))
+
+    return read_files(output, XmpContent.suffix, tags_of)
