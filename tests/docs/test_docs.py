@@ -268,6 +268,21 @@ def test_the_records_of_the_docs_are_records():
     assert Path("out.csv").read_text("utf-8").splitlines() == table.splitlines()
 
 
+def test_the_counts_of_the_docs_are_those_of_the_examples(tmp_path):
+    page = ROOT / "docs" / "tags.md"
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    annotary_command, _ = as_installed()
+    for line in blocks(page, "sh")[0].splitlines():
+        result = run([*annotary_command, *line.removeprefix("annotary ").split()])
+        assert result.returncode == 0, result.stderr
+    shown, printed = (text.splitlines() for text in (blocks(page, "text")[0], result.stdout))
+    assert printed[0].split(",")[:2] == shown[0].split(",")[:2]
+    # Scores, and tags near their thresholds, are others on other processors.
+    assert printed[1].split()[0] == shown[1].split()[0]
+    assert printed[1].split()[-1] == shown[1].split()[-1]
+    assert len(printed) == len(shown)
+
+
 # The design
 
 
