@@ -47,7 +47,7 @@ OPERATIONS = 162e9
 """Floating-point operations of one image: counted by torch, and attention, which it does not count."""
 
 WARM_UP = 2
-CALIBRATED_ON = 32
+CALIBRATED_ON = 16
 
 LOOP = "reference's loop: torch fp32, one image at a time"
 PLAIN = "ONNX Runtime fp32, one image at a time"

@@ -80,7 +80,10 @@ def quantise(
         except Exception as error:  # whatever it does not know of a graph, it meets with any error
             told = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ModelError(f"{source} cannot be quantised: {told}") from error
-    make_unsigned(made)
+    if kind is None:
+        # For ONNX Runtime's integer convolutions. Products of matrices are as fast there, and 5 % faster in OpenVINO,
+        # between signed numbers.
+        make_unsigned(made)
     drop_clips(made)
     store_biases(made)
     onnx.save(made, target)
