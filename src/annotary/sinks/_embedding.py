@@ -12,11 +12,13 @@ from io import BytesIO
 from pathlib import Path
 from typing import cast
 
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, features
 
 from annotary.errors import SidecarError
 from annotary.records import Annotation, Item
+from annotary.sinks import _exiftool
 from annotary.sinks._atomic import write_atomically
+from annotary.sinks._blocks import BEGINNING
 from annotary.sinks._containers import Container, container_of, keeps_all
 from annotary.sinks._contract import SinkOptions
 from annotary.sinks._keywords import is_tagged, with_keywords
@@ -26,7 +28,7 @@ from annotary.sinks._xmp import EMPTY_PACKET
 TIFF_SUFFIXES = (".tif", ".tiff")
 """Files with the structure of a TIFF that are really one; raw formats of cameras have it, too, and are not touched."""
 
-_PLUGINS = {"JPEG": "Jpeg", "PNG": "Png", "WebP": "WebP", "TIFF": "Tiff"}
+_PLUGINS = {"JPEG": "Jpeg", "PNG": "Png", "WebP": "WebP", "TIFF": "Tiff", "AVIF": "Avif"}
 """What Pillow calls the formats."""
 
 _DAMAGE = (ValueError, LookupError, struct.error, zlib.error, OSError)
@@ -54,6 +56,7 @@ class EmbeddedPackets:
         self._skips = options.on_existing == "skip"
         self._replaces = options.on_existing == "overwrite"
         self._claims = Claims()
+        self._exiftool = _exiftool.ExifTool()
 
     def holds(self, item: Item) -> bool:
         """Whether tags were written to the image, and it is to be left alone."""
@@ -63,7 +66,7 @@ class EmbeddedPackets:
             return False
         try:
             with item.path.open("rb") as file:
-                container = _container(item.path, file.read(12))
+                container = self._container(item.path, file.read(BEGINNING))
                 packet = container.packet(file)
             return packet is not None and is_tagged(packet)
         except (*_DAMAGE, SidecarError):
@@ -83,18 +86,14 @@ class EmbeddedPackets:
             before = place.read_bytes()
         except OSError as error:
             raise SidecarError(f"cannot read {place}: {error.strerror}") from error
-        container = _container(place, before[:12])
+        container = self._container(place, before[:BEGINNING])
         try:
             packet = container.packet(BytesIO(before))
             changed = with_keywords(packet or EMPTY_PACKET, annotation, replaces=self._replaces)
             if changed == packet:
                 return
             after = container.with_packet(before, changed)
-            is_right = container.packet(BytesIO(after)) == changed and keeps_all(
-                before, after, container
-            )
-            if is_right and container.has_index:
-                is_right = _pixels(before, container) == _pixels(after, container)
+            is_right = differs_in_packet_alone(before, after, changed, container)
         except _DAMAGE as error:
             raise SidecarError(f"no tags can be written into it: {_told(error)}") from error
         if not is_right:
@@ -102,18 +101,32 @@ class EmbeddedPackets:
         write_atomically(place, after, is_durable=True)
 
     def close(self, *, complete: bool) -> None:
-        """Nothing is open."""
+        """End ExifTool, if it was needed."""
+        self._exiftool.close()
+
+    def _container(self, path: Path, beginning: bytes) -> Container:
+        """The format of a file; those that are not written here are written by ExifTool."""
+        container = container_of(beginning) or _exiftool.container_of(beginning, self._exiftool)
+        is_raw = container is not None and container.name == "TIFF" and not _is_tiff(path)
+        if container is None or is_raw:
+            raise SidecarError(
+                "--embed writes into JPEG, PNG, WebP and TIFF files, with ExifTool also into GIF, AVIF, HEIC and"
+                " JPEG XL, and this is none of them; leave it out for a sidecar"
+            )
+        return container
 
 
-def _container(path: Path, beginning: bytes) -> Container:
-    container = container_of(beginning)
-    is_raw = container is not None and container.name == "TIFF" and not _is_tiff(path)
-    if container is None or is_raw:
-        raise SidecarError(
-            "--embed writes into JPEG, PNG, WebP and TIFF files, and this is none of them;"
-            " leave it out for a sidecar"
-        )
-    return container
+def differs_in_packet_alone(
+    before: bytes, after: bytes, packet: bytes, container: Container
+) -> bool:
+    """Whether a file is another with this packet in it, and nothing else of it changed.
+
+    Raises:
+        ValueError, LookupError, struct.error, zlib.error, OSError: One of the two is damaged.
+    """
+    if container.packet(BytesIO(after)) != packet or not keeps_all(before, after, container):
+        return False
+    return not container.has_index or _pixels(before, container) == _pixels(after, container)
 
 
 def _is_tiff(path: Path) -> bool:
@@ -133,10 +146,15 @@ def _pixels(data: bytes, container: Container) -> list[bytes]:
     """A digest of the mode, the size, the palette and the pixels of each frame, as Pillow decodes them.
 
     The plugin is named, so that Pillow neither guesses the format nor warns of large sizes, which the run has limited.
+    A format that nothing installed decodes has no frames; then the comparison of its pieces has to be enough.
 
     Raises:
         ValueError: It cannot be decoded.
     """
+    if container.name == "HEIC":
+        return _heic_pixels(data)
+    if container.name == "AVIF" and not features.check("avif"):
+        return []
     name = _PLUGINS[container.name]
     plugin = getattr(importlib.import_module(f"PIL.{name}ImagePlugin"), f"{name}ImageFile")
     frames = []
@@ -150,6 +168,23 @@ def _pixels(data: bytes, container: Container) -> list[bytes]:
     except _NOT_DECODED as error:
         raise ValueError("it cannot be decoded") from error
     return frames
+
+
+def _heic_pixels(data: bytes) -> list[bytes]:
+    """A digest of each picture's mode, size and pixels; none where libheif is not installed."""
+    try:
+        import pillow_heif
+    except ImportError:
+        return []
+    try:
+        pictures = pillow_heif.open_heif(BytesIO(data))
+        heads = [repr((one.mode, one.size, one.stride)).encode() for one in pictures]
+        return [
+            hashlib.blake2b(head + bytes(one.data), digest_size=16).digest()
+            for head, one in zip(heads, pictures, strict=True)
+        ]
+    except _NOT_DECODED as error:
+        raise ValueError("it cannot be decoded") from error
 
 
 def _digest(image: ImageFile.ImageFile) -> bytes:
