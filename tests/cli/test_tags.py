@@ -60,6 +60,23 @@ def test_saved_scores_go_to_sidecars_of_the_same_names(photos, model, tmp_path):
         assert (tmp_path / "t" / name).read_text() == (tmp_path / "u" / name).read_text()
 
 
+def test_images_of_archives_are_tagged_again_where_that_can_be(photos, model, tmp_path):
+    folder = photos(3)
+    shutil.make_archive("photos", "zip", folder)
+    assert annotary("tag", "photos.zip", *model, "--save-scores", "s", "--quiet").returncode == 0
+    assert annotary("tags", "apply", "s", "--format", "txt", "--output", "t").returncode == 0
+    assert sorted(path.name for path in (tmp_path / "t").glob("*.txt")) == [
+        f"0000{i}.txt" for i in range(3)
+    ]
+    beside = annotary("tags", "apply", "s", "--format", "txt")
+    assert (beside.returncode, "3 failed" in beside.stderr) == (1, True)
+    tar = annotary("tags", "apply", "s", "--output", "new/photos.tar")
+    assert (tar.returncode, "3 failed" in tar.stderr) == (1, True)
+    assert (
+        "in an archive, which scores do not keep" in (tmp_path / "new/failures.jsonl").read_text()
+    )
+
+
 def test_scores_are_continued_whatever_the_output_holds(photos, model, tmp_path):
     folder = photos(6)
     assert annotary("tag", folder, *model, "--output", "a.jsonl").returncode == 0

@@ -7,7 +7,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
-from annotary.errors import ImageError
+from annotary.errors import ImageError, UnreachableImage
 from annotary.pipeline.output import Output
 from annotary.pipeline.run import Outcome
 from annotary.pipeline.scores import SavedScores
@@ -72,6 +72,10 @@ class Reapply:
         if self._output.needs_bytes:
             try:
                 data = self._reader.read(item)
+                if not data:
+                    raise UnreachableImage(
+                        "it was in memory or in an archive, which scores do not keep"
+                    )
             except ImageError as error:
                 return self._output.write(item, Failure.of(item.image, error))
             item = replace(item, path=None, url=None, data=data)

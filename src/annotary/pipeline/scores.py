@@ -4,7 +4,7 @@ A folder of three files, each of which can be read by itself:
 
     scores.npy     float16[n, t]: probabilities, a row an image and a column a tag; within 0.0005 of the network's
     tags.csv       name, category and thresholds of each column
-    images.jsonl   image, width, height and relative path of each row
+    images.jsonl   image, width, height, relative path and kind ("path", "url", or "data" for one in memory) of each row
     scores.json    which models, and for how many tags
 
 A row goes to the disk before the line that names its image. So a killed process leaves at most a row without a line,
@@ -110,6 +110,7 @@ class ScoreWriter:
             "width": annotation.width,
             "height": annotation.height,
             "relative": item.relative,
+            "kind": "path" if item.path is not None else "url" if item.url is not None else "data",
         }
         text = json.dumps(entry, ensure_ascii=False).encode("utf-8", "backslashreplace")
         try:
@@ -228,10 +229,14 @@ class SavedScores:
 
 
 def _item(entry: Mapping[str, Any]) -> Item:
-    name = entry["image"]
-    if name[:8].lower().startswith(("http://", "https://")):
-        return Item(name, url=name, relative=entry["relative"])
-    return Item.from_path(name, entry["relative"])
+    """The image of a row. The bytes of one that was in memory, or in an archive, are gone: they are empty."""
+    name, relative = entry["image"], entry["relative"]
+    match entry["kind"]:
+        case "path":
+            return Item(name, path=Path(name), relative=relative)
+        case "url":
+            return Item(name, url=name, relative=relative)
+    return Item(name, data=b"", relative=relative)
 
 
 def _record(entry: Mapping[str, Any]) -> Annotation:
@@ -247,7 +252,7 @@ def _lines(file: BinaryIO, path: Path) -> Iterator[tuple[dict[str, Any], int]]:
         end += len(line)
         try:
             entry = json.loads(line)
-            complete = {"image", "width", "height", "relative"} <= entry.keys()
+            complete = {"image", "width", "height", "relative", "kind"} <= entry.keys()
         except (ValueError, AttributeError):
             complete = False
         if not complete:
