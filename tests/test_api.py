@@ -207,7 +207,7 @@ def test_grey_and_transparent_tensors_are_read_as_images_are(model):
 @pytest.mark.parametrize(
     ("shape", "low", "high", "message"),
     [
-        ((3, 2, 2), -2.0, 2.0, "must hold 0..1; give images before they are normalised"),
+        ((3, 2, 2), -2.0, 2.0, r"must hold 0\.\.1: give it before"),
         ((2, 2), 0.0, 1.0, r"must be \[3, H, W\]"),
         ((2, 2, 3), 0.0, 1.0, r"must be \[3, H, W\]"),
         ((3, 0, 2), 0.0, 1.0, r"must be \[3, H, W\]"),
@@ -260,3 +260,35 @@ def test_several_models_are_asked_together(colours, tmp_path):
     assert record.sources == {"tags": "colours@1.0+colours@2.0"}
     with pytest.raises(UsageError, match="name at least one model"):
         annotary.load([])
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda model: annotary.load(Path("x")), "a model's name is text, such as 'dir:x'"),
+        (lambda model: annotary.load(["starter", "starter"]), "each once"),
+        (lambda model: model.tag("x.png", top=1.5), "top must be whole and at least 1"),
+        (lambda model: model.tag("x.png", min_tags="3"), "min_tags must be whole"),
+        (lambda model: model.tag("x.png", threshold="x"), r"threshold must be in 0\.\.1"),
+        (lambda model: model.tag({"a": 1}), "cannot tag a mapping: give its values"),
+    ],
+)
+def test_wrong_types_are_told(model, call, message):
+    with pytest.raises(UsageError, match=message):
+        call(model)
+
+
+def test_nothing_said_is_nothing_excluded(model):
+    (record,) = model.tag(np.zeros((2, 2, 3), np.uint8), exclude=None, keep=None, threshold=0)
+    assert len(record.tags) == 3
+
+
+def test_an_element_that_cannot_be_had_is_a_failure_and_the_others_are_done(model):
+    torch = pytest.importorskip("torch")
+    nowhere = torch.empty((3, 2, 2), device="meta")
+    first, second = model.tag([nowhere, np.zeros((2, 2, 3), np.uint8)])
+    assert (first.ok, second.ok) == (False, True)
+
+
+def test_the_known_models_are_listed():
+    assert {"starter", "joytag", "wd-vit-tagger-v3"} <= set(annotary.list_models())

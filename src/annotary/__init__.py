@@ -14,11 +14,20 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.2.0"
 
 if TYPE_CHECKING:
-    from annotary.api import Annotator, load, tag
+    from annotary.api import Annotator, list_models, load, tag
     from annotary.errors import AnnotaryError
     from annotary.records import Annotation, Failure, Tag
 
-__all__ = ["AnnotaryError", "Annotation", "Annotator", "Failure", "load", "Tag", "tag"]
+__all__ = [
+    "AnnotaryError",
+    "Annotation",
+    "Annotator",
+    "Failure",
+    "list_models",
+    "load",
+    "Tag",
+    "tag",
+]
 
 _HOMES = {
     "Annotation": "annotary.records",
@@ -26,6 +35,7 @@ _HOMES = {
     "Annotator": "annotary.api",
     "Failure": "annotary.records",
     "Tag": "annotary.records",
+    "list_models": "annotary.api",
     "load": "annotary.api",
     "tag": "annotary.api",
 }

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from annotary import weights
 from annotary.cards import Card, Preset, Vocabulary
 from annotary.errors import AnnotaryError, UsageError
 from annotary.images import DecodeOptions, from_pillow
@@ -170,10 +171,17 @@ def load(
         options = RuntimeOptions(threads, device, precision, runtime)
     except ValueError as error:
         raise UsageError(str(error)) from error
+    if not isinstance(name, str) and not isinstance(name, Sequence):
+        raise UsageError(f"a model's name is text, such as 'dir:{name}', but got {name!r}")
     names = [name] if isinstance(name, str) else list(name)
-    if not names:
-        raise UsageError("name at least one model")
+    if not names or len(set(names)) < len(names):
+        raise UsageError(f"name at least one model, and each once; but got {names}")
     return Annotator(*(load_model(one, options) for one in names))
+
+
+def list_models() -> tuple[str, ...]:
+    """The models that are known by name, for `load`; `annotary models` tells more of each."""
+    return tuple(weights.known())
 
 
 def tag(images: ImageInput, model: str | Sequence[str] = "starter", **options: Any) -> Records:
@@ -226,6 +234,8 @@ def _items(images: ImageInput, options: SourceOptions, names: _Names) -> Iterato
         if isinstance(images, np.ndarray) and images.ndim == 4:
             return _items_of_all(images, options, names)
         return iter([Item(names.next(), pixels=_pixels(images))])
+    if isinstance(images, Mapping):
+        raise UsageError("cannot tag a mapping: give its values")
     if isinstance(images, Iterable):
         return _items_of_all(images, options, names)
     raise UsageError(f"cannot tag a {type(images).__name__}: give a path, bytes or an image")
@@ -238,7 +248,7 @@ def _items_of_all(
     for image in images:
         try:
             yield from _items(image, options, names)
-        except (AnnotaryError, OSError, ValueError, TypeError, RecursionError) as error:
+        except (AnnotaryError, OSError, ValueError, TypeError, RuntimeError) as error:
             name = os.fspath(image) if isinstance(image, str | os.PathLike) else names.next()
             yield Failure.of(name or "''", error)
 
@@ -273,7 +283,7 @@ def _array_of_tensor(tensor: Any) -> npt.NDArray[np.uint8]:
     if values.dtype == np.float32:
         if not (values.min() >= 0.0 and values.max() <= 1.0):
             raise UsageError(
-                "a tensor of floats must hold 0..1; give images before they are normalised"
+                "a tensor of floats must hold 0..1: give it before it is normalised, or clamp it"
             )
         values = np.rint(values * 255.0).astype(np.uint8)
     if values.dtype != np.uint8:
@@ -282,5 +292,7 @@ def _array_of_tensor(tensor: Any) -> npt.NDArray[np.uint8]:
     return np.ascontiguousarray(values[..., 0] if values.shape[-1] == 1 else values)
 
 
-def _texts(told: str | Iterable[str]) -> tuple[str, ...]:
+def _texts(told: str | Iterable[str] | None) -> tuple[str, ...]:
+    if told is None:
+        return ()
     return (told,) if isinstance(told, str) else tuple(told)

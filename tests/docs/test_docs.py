@@ -223,6 +223,16 @@ def test_only_options_and_commands_that_exist_are_shown(page):
             assert {word for word in arguments if word.startswith("--")} <= known | {"--help"}, line
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_only_models_that_exist_are_shown(page):
+    named = re.findall(
+        r"--(?:model|ensemble) ([a-z][\w,.-]*)(?=[\s`|]|$)", page.read_text("utf-8"), re.M
+    )
+    named += re.findall(r'annotary\.load\("([a-z][\w.-]*)"\)', page.read_text("utf-8"))
+    known = {*weights.known(), "no-such-model"}
+    assert {name for names in named for name in names.split(",")} <= known
+
+
 def test_every_format_and_suffix_is_documented():
     text = TAG.read_text("utf-8")
     pages = text + "".join(

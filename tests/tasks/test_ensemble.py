@@ -86,6 +86,11 @@ def test_all_names_of_joytag_are_found_again_with_spaces():
     assert both.vocabulary.names == every
 
 
+def test_two_models_of_one_name_are_two_models():
+    twin = Told("a", ("dog",))
+    assert Ensemble([FIRST, twin]).source == "a@1+a@1"
+
+
 @pytest.mark.parametrize("models", [[FIRST], [FIRST, FIRST], []])
 def test_an_ensemble_is_of_different_models(models):
     with pytest.raises(UsageError, match="two or more different models"):

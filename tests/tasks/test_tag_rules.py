@@ -154,6 +154,7 @@ def test_dumps_of_danbooru_are_read(tmp_path):
         ("bird,animal_bird\n", "says nothing of the 7 tags|renames none of the 7 tags"),
         ("dog\n", "line 1: expected two names"),
         ("{bad json\n", "line 1: expected two names"),
+        ('"' + "x" * 200_000 + "\n", "line 1: expected two names"),
         ("\ufeff\n", "says nothing|renames none"),
     ],
 )

@@ -136,6 +136,17 @@ def test_mcut_is_in_the_middle_of_the_largest_gap(scores):
         assert min(above) - max(below) == pytest.approx(max(gaps))
 
 
+def test_mcut_leaves_thresholds_of_single_tags_alone(tmp_path):
+    (tmp_path / "t.csv").write_text("dog,0.95\nsky,0\n")
+    assert chosen(mcut=True, tag_thresholds=tmp_path / "t.csv") == ["saber", "cat", "sky"]
+
+
+def test_mcut_does_not_depend_on_what_is_excluded():
+    assert chosen(mcut=True, exclude=("sky",)) == ["dog", "saber", "cat"]
+    alone = Vocabulary(("dog", "saber"), ("general", "character"))
+    assert chosen([0.6, 0.3], alone, mcut=True) == ["dog"]  # single tags have no gap: 0.4
+
+
 def test_the_best_fill_up_to_the_least_number():
     assert chosen(threshold=0.8, min_tags=3) == ["dog", "saber", "cat"]
     assert chosen(threshold=0.8, min_tags=1) == ["dog"]
@@ -146,6 +157,21 @@ def test_what_fills_up_keeps_the_rules(tmp_path):
     (tmp_path / "i.csv").write_text("dog,cat\n")
     rules = TagRules(implications=tmp_path / "i.csv")
     assert chosen(threshold=0.8, min_tags=3, rules=rules) == ["dog", "saber", "sky"]
+
+
+def test_what_fills_up_never_drives_out_what_was_chosen(tmp_path):
+    (tmp_path / "i.csv").write_text("cat,dog\n")
+    for rules in (
+        TagRules(implications=tmp_path / "i.csv"),
+        TagRules(replace=("cat=a dog",), drop_substrings=True),
+    ):
+        assert chosen(threshold=0.8, min_tags=2, rules=rules) == ["dog", "saber"]
+        assert chosen(threshold=0.6, min_tags=3, rules=rules) == ["dog", "saber", "sky"]
+
+
+def test_a_rating_that_is_called_like_a_tag_is_given_once():
+    rules = TagRules(replace=("safe=dog",))
+    assert chosen(rating="last", rules=rules) == ["saber", "cat", "dog"]
 
 
 @given(
@@ -168,7 +194,8 @@ def test_counts_are_between_least_and_most(scores, least, extra, threshold):
         ({"category_threshold": ("general",)}, UsageError, r"must be like character=0\.85"),
         ({"category_threshold": ("general=2",)}, UsageError, r"must be like character=0\.85"),
         ({"keep": ("bird",)}, UsageError, "'bird', to be kept, matches none of the 7 tags"),
-        ({"exclude": ("@no.txt",)}, UsageError, "matches none of the 7 tags"),
+        ({"exclude": ("@no.txt",)}, UsageError, "cannot read no.txt: No such file"),
+        ({"exclude": ("@no",)}, UsageError, "matches none of the 7 tags"),
         ({"mcut": True, "threshold": 0.5}, ValueError, "mcut takes the place of threshold"),
         ({"min_tags": 5, "top": 3}, ValueError, "min_tags is 5, and top only 3"),
         ({"rating": "maybe"}, ValueError, "rating must be out, in, first or last"),
@@ -184,6 +211,7 @@ def test_a_file_of_thresholds_is_checked(tmp_path):
         ("bird,0.5\n", "no tag 'bird'"),
         ("dog,2\n", "line 1: expected name,threshold, but got 'dog,2'"),
         ("dog\n", "line 1"),
+        ('"' + "x" * 200_000, "cannot read"),
     ):
         (tmp_path / "t.csv").write_text(text)
         with pytest.raises(UsageError, match=message):

@@ -111,6 +111,10 @@ def _scorer(values: dict[str, Any], options: RuntimeOptions) -> tuple[Scorer, st
     if values["model"] != DEFAULT_MODEL:
         raise UsageError("--ensemble takes the place of --model; give one of them")
     names = [name.strip() for name in values["ensemble"].split(",")]
+    if len(set(names)) < max(2, len(names)):
+        raise UsageError(
+            f"--ensemble needs two or more different models, but got {', '.join(names)}"
+        )
     models, weights_of_all = zip(*(_loaded(name, options) for name in names), strict=True)
     return Ensemble(models), "+".join(weights_of_all)
 

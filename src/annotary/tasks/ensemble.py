@@ -29,9 +29,9 @@ class Ensemble:
     """
 
     def __init__(self, models: Sequence[Tagger]) -> None:
-        ids = [model.card.id for model in models]
-        if len(models) < 2 or len(set(ids)) < len(ids):
-            raise UsageError(f"an ensemble needs two or more different models, but got {ids}")
+        if len({id(model) for model in models}) < max(2, len(models)):
+            listed = ", ".join(model.card.id for model in models) or "none"
+            raise UsageError(f"an ensemble needs two or more different models, but got {listed}")
         self._models = tuple(models)
         self.vocabulary, self._places = _united([model.vocabulary for model in models])
         self._counts = np.zeros(len(self.vocabulary), dtype=np.float32)

@@ -208,7 +208,10 @@ def _pair(line: str) -> tuple[str, str] | None:
             return str(row["antecedent_name"]), str(row["consequent_name"])
         except (ValueError, KeyError):
             return None
-    cells = line.split("\t") if "\t" in line else next(csv.reader([line]))
+    try:
+        cells = line.split("\t") if "\t" in line else next(csv.reader([line]))
+    except csv.Error:
+        return None
     return (cells[0].strip(), cells[1].strip()) if len(cells) >= 2 else None
 
 

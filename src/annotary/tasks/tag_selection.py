@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any, Literal
 
@@ -75,15 +76,17 @@ class TaggingOptions:
             raise ValueError("threshold takes the place of preset; give one of them")
         if self.mcut and (self.threshold is not None or self.preset is not None):
             raise ValueError("mcut takes the place of threshold and preset; give one of them")
-        if self.threshold is not None and not 0.0 <= self.threshold <= 1.0:
-            raise ValueError(f"threshold must be in 0..1, but got {self.threshold}")
+        if self.threshold is not None and (
+            not isinstance(self.threshold, Real) or not 0.0 <= float(self.threshold) <= 1.0
+        ):
+            raise ValueError(f"threshold must be in 0..1, but got {self.threshold!r}")
         if self.preset is not None and self.preset not in PRESETS:
             known = ", ".join(PRESETS)
             raise ValueError(f"preset must be one of {known}, but got {self.preset!r}")
         for name in ("top", "min_tags"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, but got {value}")
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise ValueError(f"{name} must be whole and at least 1, but got {value!r}")
         if self.top is not None and self.min_tags is not None and self.min_tags > self.top:
             raise ValueError(f"min_tags is {self.min_tags}, and top only {self.top}")
         for name in ("exclude", "keep", "category_threshold"):
@@ -124,11 +127,15 @@ class TagSelector:
         self._eligible = kept & ~is_rating
         self._ratings = np.flatnonzero(kept & is_rating) if options.rating != "out" else None
         fixed = _fixed_categories(options)
-        self._cut_at = {
-            category: np.flatnonzero((categories == category) & self._eligible)
+        own = [tag for tag, _ in _tag_thresholds(options.tag_thresholds)]
+        self._own = np.flatnonzero(np.isin(np.asarray(vocabulary.names, dtype=object), own))
+        # All of a category, so that what is excluded changes nothing for the others. One score has no gap.
+        cut_at = {
+            category: np.flatnonzero(categories == category)
             for category in (dict.fromkeys(vocabulary.categories) if options.mcut else ())
             if category not in fixed and category != RATING
         }
+        self._cut_at = {name: places for name, places in cut_at.items() if len(places) > 1}
 
     def select(self, scores: Scores) -> tuple[Tag, ...]:
         """The tags of one image.
@@ -191,27 +198,28 @@ class TagSelector:
         for category, places in self._cut_at.items():
             cut = mcut(scores[places])
             thresholds[places] = cut if category in ("", "general") else max(cut, MCUT_FLOOR)
+        thresholds[self._own] = self._thresholds[self._own]
         return thresholds
 
     def _filled(
         self, indices: Sequence[int], scores: npt.NDArray[np.float32], least: int
     ) -> list[int]:
-        """As many tags as asked for, with the best of those below their thresholds."""
+        """As many tags as asked for, with the best of those below their thresholds that make none superfluous."""
         given = set(indices)
         others = (i for i in np.flatnonzero(self._eligible).tolist() if i not in given)
-        rest = _best_first(np.fromiter(others, dtype=np.intp), scores)
-        found = list(indices)
-        kept = self._ruled.without_superfluous(found)
-        for index in rest:
+        kept = self._ruled.without_superfluous(indices)
+        for index in _best_first(np.fromiter(others, dtype=np.intp), scores):
             if len(kept) >= least:
                 break
-            found.append(index)
-            kept = self._ruled.without_superfluous(found)
+            grown = self._ruled.without_superfluous([*kept, index])
+            if grown == [*kept, index]:
+                kept = grown
         return kept
 
     def _with_rating(self, found: list[int], scores: npt.NDArray[np.float32]) -> list[int]:
         assert self._ratings is not None
         best = int(self._ratings[np.argmax(scores[self._ratings])])
+        found = [index for index in found if self._ruled.names[index] != self._ruled.names[best]]
         if self._options.rating == "first":
             return [best, *found]
         if self._options.rating == "last":
@@ -253,12 +261,11 @@ def _thresholds(
             listed = ", ".join(sorted({c for c in vocabulary.categories if c})) or "none"
             raise UsageError(f"{name} has no category {category!r}; it has: {listed}")
         thresholds[categories == category] = value
-    if options.tag_thresholds is not None:
-        places = {tag: place for place, tag in enumerate(vocabulary.names)}
-        for tag, value in _tag_thresholds(options.tag_thresholds):
-            if tag not in places:
-                raise UsageError(f"{options.tag_thresholds}: {name} has no tag {tag!r}")
-            thresholds[places[tag]] = value
+    places = {tag: place for place, tag in enumerate(vocabulary.names)}
+    for tag, value in _tag_thresholds(options.tag_thresholds):
+        if tag not in places:
+            raise UsageError(f"{options.tag_thresholds}: {name} has no tag {tag!r}")
+        thresholds[places[tag]] = value
     return thresholds
 
 
@@ -282,12 +289,14 @@ def _fixed_categories(options: TaggingOptions) -> dict[str, float]:
     return found
 
 
-def _tag_thresholds(path: Path) -> Iterable[tuple[str, float]]:
-    """Tags and thresholds of a CSV file, with or without a head."""
+def _tag_thresholds(path: Path | None) -> Iterable[tuple[str, float]]:
+    """Tags and thresholds of a CSV file, with or without a head; none without a file."""
+    if path is None:
+        return
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = list(csv.reader(file))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, csv.Error) as error:
         raise UsageError(f"cannot read {path}: {error}") from error
     for number, row in enumerate(rows, 1):
         if not row or (number == 1 and row[:2] == ["name", "threshold"]):
@@ -316,13 +325,16 @@ def _patterns(told: Iterable[str]) -> list[str]:
     """
     found: list[str] = []
     for pattern in told:
-        if not (pattern.startswith("@") and Path(pattern[1:]).is_file()):
-            found.append(pattern)
+        path = Path(pattern[1:])
+        if not pattern.startswith("@") or (not path.suffix and not path.is_file()):
+            found.append(pattern)  # a tag may begin with the sign, such as @_@
             continue
         try:
-            text = Path(pattern[1:]).read_text(encoding="utf-8-sig")
-        except (OSError, ValueError) as error:
-            raise UsageError(f"cannot read {pattern[1:]}: {error}") from error
+            text = path.read_text(encoding="utf-8-sig")
+        except OSError as error:
+            raise UsageError(f"cannot read {path}: {error.strerror}") from error
+        except ValueError as error:
+            raise UsageError(f"cannot read {path}: {error}") from error
         lines = (line.strip() for line in text.splitlines())
         found += [line for line in lines if line and not line.startswith("# ")]
     return found
