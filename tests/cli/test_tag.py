@@ -135,7 +135,7 @@ def test_one_image_under_two_names_is_done_once(colours, photos):
         ([".", "--threshold", "2"], "--threshold must be in 0..1, but got 2.0"),
         ([".", "--preset", "best"], "'best' is not one of 'balanced', 'precise', 'broad'"),
         ([".", "--threshold", "0.1", "--preset", "broad"], "--threshold takes the place of preset"),
-        ([".", "--top", "0"], "--top must be at least 1"),
+        ([".", "--top", "0"], "--top must be whole and at least 1"),
         (
             [".", "--format", "xyz"],
             "unknown format 'xyz'; known: caption, csv, hydrus, imagefolder, json",
@@ -280,3 +280,24 @@ def test_sidecars_mirror_the_folders_below_the_argument(colours, photos, tmp_pat
     assert result.returncode == 0, result.stderr
     found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.txt")}
     assert found == {"tags/2024/00000.txt", "tags/2025/00000.txt"}
+
+
+def test_an_input_in_braces_is_not_written_over(photos, colours, tmp_path):
+    folder, model = photos(2), ("--model", f"dir:{colours}")
+    for number in range(2):
+        assert annotary("tag", folder, *model, "--output", f"{number}.tar").returncode == 0
+    before = (tmp_path / "1.tar").read_bytes()
+    wishes = ("--output", "1.tar", "--on-existing", "overwrite")
+    assert "1.tar is read and cannot be written" in complaint(
+        annotary("tag", "{0..1}.tar", *model, *wishes)
+    )
+    assert (tmp_path / "1.tar").read_bytes() == before
+
+
+def test_a_settings_file_of_somebody_else_is_left_alone(photos, colours, tmp_path):
+    folder, model = photos(1), ("--model", f"dir:{colours}")
+    (tmp_path / "a.jsonl.run.json").write_text('{"experiment": "mine"}')
+    told = complaint(annotary("tag", folder, *model, "--output", "a.jsonl"))
+    assert "a.jsonl.run.json is not one of annotary's" in told
+    assert (tmp_path / "a.jsonl.run.json").read_text() == '{"experiment": "mine"}'
+    assert not (tmp_path / "a.jsonl").exists()

@@ -94,6 +94,28 @@ def test_scores_are_continued_whatever_the_output_holds(photos, model, tmp_path)
     assert annotary("tags", "apply", "s", "--json").stdout.count("\n") == 6
 
 
+def test_places_that_are_taken_are_refused(photos, model, tmp_path):
+    folder = photos(1)
+    same = annotary("tag", folder, *model, "--format", "txt", "--output", "x", "--save-scores", "x")
+    assert "need a place each" in complaint(same)
+    assert not (tmp_path / "x").exists()
+    assert annotary("tag", folder, *model, "--save-scores", "s", "--quiet").returncode == 0
+    over = annotary(
+        "tags", "apply", "s", "--format", "txt", "--output", "s", "--on-existing", "overwrite"
+    )
+    assert "s holds saved scores" in complaint(over)
+
+
+def test_an_image_that_vanished_is_listed_when_scores_are_asked_for_later(photos, model, tmp_path):
+    folder = photos(2)
+    (tmp_path / "list.lst").write_text("photos/00000.png\nphotos/00001.png\n")
+    assert annotary("tag", "list.lst", *model, "--output", "a.jsonl").returncode == 0
+    (folder / "00001.png").unlink()
+    result = annotary("tag", "list.lst", *model, "--output", "a.jsonl", "--save-scores", "s")
+    assert (result.returncode, "see failures.jsonl" in result.stderr) == (1, True)
+    assert len(lines(tmp_path / "failures.jsonl")) == 1
+
+
 def test_a_run_that_is_killed_keeps_scores_and_records_together(photos, model, tmp_path):
     folder = photos(400)
     command = [sys.executable, "-m", "annotary", "tag", str(folder), *model]

@@ -126,3 +126,42 @@ def test_what_holds_no_scores_is_told(tmp_path):
     (tmp_path / "s" / "scores.json").write_text(json.dumps({**about, "tags": 4}))
     with pytest.raises(UsageError, match="4 columns are not its tags"):
         SavedScores(tmp_path / "s")
+
+
+def test_scores_of_other_models_are_refused_also_without_the_settings_file(tmp_path):
+    fill(tmp_path / "s", range(3))
+    (tmp_path / "s" / "annotary.run.json").unlink()
+    with pytest.raises(OutputError, match="other models or settings"):
+        writer(tmp_path / "s", weights="d")
+    fill(tmp_path / "s", range(4))
+    assert len(list(SavedScores(tmp_path / "s"))) == 4
+
+
+def test_a_folder_that_looks_alike_is_left_alone(tmp_path):
+    folder = tmp_path / "s"
+    folder.mkdir()
+    mine = {
+        "scores.json": '{"mine": 1}',
+        "tags.csv": "my,tags",
+        "images.jsonl": "x\n",
+        "scores.npy": "y",
+    }
+    for name, text in mine.items():
+        (folder / name).write_text(text)
+    for overwrite in (False, True):
+        with pytest.raises(OutputError, match="holds something else"):
+            writer(folder, overwrite=overwrite)
+    about = {"source": "told@1", "tags": 3, "settings": SETTINGS}
+    (folder / "scores.json").write_text(json.dumps(about))
+    with pytest.raises(OutputError, match="holds something else"):
+        writer(folder)
+    left = {path.name: path.read_text() for path in folder.iterdir()}
+    assert left == {**mine, "scores.json": json.dumps(about)}
+
+
+def test_missing_rows_are_told(tmp_path):
+    fill(tmp_path / "s", range(5))
+    with (tmp_path / "s" / "scores.npy").open("r+b") as file:
+        file.truncate(128 + 3 * 6)
+    with pytest.raises(UsageError, match="fewer rows than images"):
+        list(SavedScores(tmp_path / "s"))

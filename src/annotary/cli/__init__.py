@@ -85,6 +85,11 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         code = _complain(str(error))
     except OSError as error:
         code = _complain(f"{error.filename or 'standard output'}: {error.strerror}")
+    except Exception:
+        if not signals:
+            raise
+        # A library that was interrupted while it was imported says so in its own way.
+        code = _complain("stopped", 128 + signals[0])
     code = code if isinstance(code, int) else 0
     if code >= 2 and any(t.name.startswith("annotary-") for t in threading.enumerate()):
         # The run ended early. All files are closed, but threads that wait for a server would be waited for.
@@ -101,9 +106,10 @@ def _stop_on_request(signals: list[int]) -> None:
         signals.append(number)
         raise KeyboardInterrupt
 
-    for name in ("SIGTERM", "SIGHUP"):
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)
-        if number is not None and signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores one
+        before = (signal.SIG_DFL, signal.default_int_handler)
+        if number is not None and signal.getsignal(number) in before:  # nohup ignores one
             signal.signal(number, stop)
 
 

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -15,6 +16,7 @@ import click
 from annotary.cli._options import made, options_of
 from annotary.errors import UsageError
 from annotary.sinks import SinkOptions, format_named, format_of, formats
+from annotary.sources._braces import expand
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from annotary.records import Record
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+
+_MOST_SHARDS = 100_000
 
 
 class Work(Protocol):
@@ -85,7 +89,14 @@ class Writing:
         self.form = _format(values)
         self.options = made(SinkOptions, values)
         _check_combination(self.form, self.options, retries=values["retry_failed"])
-        _check_inputs(inputs, values["output"], overwrites=self.overwrites)
+        # A range in braces may be of any length; the output is one of a reasonable number of shards, or of none.
+        self._inputs = tuple(
+            name for told in inputs for name in islice(expand(os.fspath(told)), _MOST_SHARDS)
+        )
+        _check_inputs(self._inputs, values["output"], overwrites=self.overwrites)
+        output = values["output"]
+        if output is not None and (output / "scores.json").is_file():
+            raise UsageError(f"{output} holds saved scores; choose another --output")
 
     @property
     def overwrites(self) -> bool:
@@ -183,7 +194,7 @@ def _check_combination(form: str | None, options: SinkOptions, *, retries: bool)
             raise UsageError(f"--{entry.name.replace('_', '-')} is for --format {able}")
 
 
-def _check_inputs(inputs: Iterable[str | Path], output: Path | None, *, overwrites: bool) -> None:
+def _check_inputs(inputs: Iterable[str], output: Path | None, *, overwrites: bool) -> None:
     """Refuse to write over an input, and to throw away a list of failures that is one."""
     if output is None:
         return

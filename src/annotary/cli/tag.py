@@ -71,6 +71,8 @@ def _tag(paths: tuple[str, ...], values: dict[str, Any]) -> int:
     items = open_sources(paths, source_options)
     scorer, weights = _scorer(values, runtime_options)
     folder = values["save_scores"]
+    if folder is not None and values["output"] is not None and folder == values["output"]:
+        raise UsageError("--save-scores and --output need a place each")
     task = Tagging(scorer, tagging_options, rules, keeps_scores=folder is not None)
     items = chain(list(islice(items, 1)), items)  # a shard may be empty
     scored = {

@@ -103,7 +103,7 @@ class Run:
                 if self._scores is not None and item is not None and isinstance(record, Annotation):
                     # Before the record: an image counts as done when its record is written.
                     self._scores.write(item, record, beside["scores"])
-                is_written = item is not None and item.image in self._only_scores
+                is_written = record.ok and item is not None and item.image in self._only_scores
                 written = record if is_written else self._output.write(item, record)
                 if written.ok:
                     self.outcome.done += 1

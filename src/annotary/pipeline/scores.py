@@ -13,6 +13,7 @@ or a broken line, and the next run cuts both off.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -64,21 +65,27 @@ class ScoreWriter:
         *,
         overwrite: bool,
     ) -> None:
-        _check_folder(folder)
         self.folder = folder
         self._columns = len(vocabulary)
+        about = {"source": source, "tags": self._columns, "settings": dict(settings)}
+        _check_folder(folder)
         try:
             self._state = RunState(folder, settings, is_folder=True, overwrite=overwrite)
         except OutputError as error:
             raise OutputError(str(error).replace("--output", "--save-scores")) from error
         self._names = NameSet()
         self._files: list[BinaryIO] = []
+        if not overwrite and (folder / ABOUT_FILE).is_file() and _read_about(folder) != about:
+            self._state.abandon()  # its settings file is gone or empty, or it would have told
+            raise OutputError(
+                f"{folder} holds scores of other models or settings; name another folder with"
+                " --save-scores, or say --on-existing overwrite"
+            )
         try:
             if overwrite and not self._state.continues:
                 for name in (SCORES_FILE, IMAGES_FILE):
                     (folder / name).unlink(missing_ok=True)
             write_atomically(folder / TAGS_FILE, _table(vocabulary))
-            about = {"source": source, "tags": self._columns, "settings": dict(settings)}
             write_atomically(folder / ABOUT_FILE, json.dumps(about, indent=1) + "\n")
             self._open()
         except BaseException as error:
@@ -169,7 +176,8 @@ class ScoreWriter:
 
     def _release(self, *, complete: bool) -> None:
         for file in self._files:
-            file.close()
+            with contextlib.suppress(OSError):  # what is left to write was complained of before
+                file.close()
         self._state.release(complete=complete)
 
 
@@ -191,16 +199,14 @@ class SavedScores:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         try:
-            about = json.loads((folder / ABOUT_FILE).read_text(encoding="utf-8"))
-            self.source = str(about["source"])
-            self.settings: dict[str, Any] = dict(about["settings"])
-            self._columns = int(about["tags"])
+            about = _read_about(folder)
         except FileNotFoundError as error:
             raise UsageError(
                 f"{folder} holds no saved scores; annotary tag --save-scores makes them"
             ) from error
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UsageError(f"{folder / ABOUT_FILE} is damaged: {error}") from error
+        self.source: str = about["source"]
+        self.settings: dict[str, Any] = about["settings"]
+        self._columns: int = about["tags"]
         self.vocabulary = read_vocabulary(folder)
         if len(self.vocabulary) != self._columns:
             raise UsageError(f"{folder} is damaged: {self._columns} columns are not its tags")
@@ -224,6 +230,8 @@ class SavedScores:
                     table = table.reshape(whole, self._columns)
                     for row, entry in zip(table, entries, strict=False):
                         yield _item(entry), _record(entry), row.astype(np.float32)
+                if next(entries, None) is not None:
+                    raise UsageError(f"{self.folder} is damaged: it has fewer rows than images")
         except OSError as error:
             raise UsageError(f"cannot read {self.folder}: {error.strerror}") from error
 
@@ -262,15 +270,48 @@ def _lines(file: BinaryIO, path: Path) -> Iterator[tuple[dict[str, Any], int]]:
 
 def _check_folder(folder: Path) -> None:
     """Refuse a folder that holds something else."""
-    if not folder.exists() or (folder / ABOUT_FILE).is_file():
+    if not folder.exists():
         return
     if not folder.is_dir():
         raise OutputError(f"{folder} is a file, and scores need a folder")
     others = [
-        entry.name for entry in folder.iterdir() if not entry.name.startswith(("annotary.", "."))
+        path.name for path in folder.iterdir() if not path.name.startswith(("annotary.", "."))
     ]
-    if others:
-        raise OutputError(f"{folder} holds something else ({others[0]}); name a new folder")
+    if not others:
+        return
+    try:
+        _read_about(folder)
+        with (folder / IMAGES_FILE).open("rb") as images:
+            next(_lines(images, folder / IMAGES_FILE), None)
+    except FileNotFoundError as error:
+        if error.filename is not None and error.filename.endswith(IMAGES_FILE):
+            return  # a run was stopped before it began
+        raise OutputError(
+            f"{folder} holds something else ({others[0]}); name a new folder"
+        ) from error
+    except (OSError, UsageError) as error:
+        raise OutputError(f"{folder} holds something else: {error}; name a new folder") from error
+
+
+def _read_about(folder: Path) -> dict[str, Any]:
+    """What the scores of a folder are of.
+
+    Raises:
+        FileNotFoundError: It has none.
+        UsageError: What it has is not what annotary writes.
+    """
+    path = folder / ABOUT_FILE
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+        return {
+            "source": str(about["source"]),
+            "tags": int(about["tags"]),
+            "settings": dict(about["settings"]),
+        }
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{path} is damaged: {error}") from error
 
 
 def _opened(path: Path) -> BinaryIO:

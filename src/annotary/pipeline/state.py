@@ -185,6 +185,17 @@ class RunState:
         try:
             # A longer content of before may stand behind ours, if we were killed before it was cut off.
             state, _ = json.JSONDecoder().raw_decode(text)
+        except ValueError:
+            return None
+        if (
+            isinstance(state, dict)
+            and state
+            and not state.keys() & {"settings", "failures", "complete"}
+        ):
+            raise OutputError(
+                f"{self.path} is not one of annotary's; move it away, or choose another --output"
+            )
+        try:
             claim = _Claim(
                 dict(state["settings"]),
                 str(state["failures"]),
