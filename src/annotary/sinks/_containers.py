@@ -1,7 +1,8 @@
 """Where an XMP packet stands in JPEG, PNG, WebP and TIFF files, and how one is put there without touching the rest.
 
 The places are those of ISO 16684-3 (XMP in files). This is done here and by no library, because nothing but the packet
-may change: Exiv2 0.28 writes Exif blocks and comments anew, and Pillow encodes the pixels.
+may change: Exiv2 0.28 writes Exif blocks and comments anew, Pillow encodes the pixels, and ExifTool 12.57 lays TIFFs
+out anew, writes no WebP and takes 2.4 s for a PNG of 11 MB. Other formats are ExifTool's (`_exiftool.py`).
 """
 
 from __future__ import annotations
