@@ -127,3 +127,12 @@ def test_options_out_of_range_are_usage_errors():
     assert isinstance(result.exception, UsageError)
     assert CliRunner().invoke(sample, ["--choice", "c"]).exit_code == 2
     assert "On, unless told otherwise." in CliRunner().invoke(sample, ["--help"]).output
+
+
+def test_the_help_of_tag_has_a_section_for_each_purpose():
+    shown = annotary("tag", "--help").stdout
+    titles = [line for line in shown.splitlines() if line.endswith(":") and not line.startswith(" ")]
+    assert titles[:2] == ["Options:", "Which tags an image gets:"]
+    assert {"How annotations are written:", "How the network runs:"} <= set(titles)
+    assert shown.index("How the network runs:") < shown.index("--precision")
+    assert shown.count("--top ") == 1

@@ -53,7 +53,7 @@ def _broken(name: str, error: UsageError) -> click.Command:
 def annotary() -> None:
     """Give every image its tags, on this machine.
 
-    Images are files, folders, lists of paths (.txt, .jsonl), URLs, or - for a list or an image on standard input.
+    Images are files, folders, lists of paths, tables, archives, URLs, or - for a list or an image on standard input.
     """
 
 

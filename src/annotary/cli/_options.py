@@ -20,6 +20,29 @@ Made = TypeVar("Made")
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
+class SectionedCommand(click.Command):
+    """A command whose help shows the options of each dataclass under what the dataclass is for."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write all sections: the command's own options first, help last."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            row = parameter.get_help_record(ctx) if isinstance(parameter, click.Option) else None
+            if row is not None:
+                sections.setdefault(getattr(parameter, "section", "Options"), []).append(row)
+        for title, rows in sections.items():
+            with formatter.section(title):
+                formatter.write_dl(rows)
+
+
+class _SectionedOption(click.Option):
+    """An option that knows its section."""
+
+    def __init__(self, *arguments: Any, section: str, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self.section = section
+
+
 def options_of(*records: type) -> Callable[[Function], Function]:
     """Give a command an option for every field of some dataclasses, in their order."""
 
@@ -56,14 +79,25 @@ def _option(record: type, entry: Field[Any]) -> Callable[[Function], Function]:
     flag = "--" + entry.name.replace("_", "-")
     default = None if entry.default is MISSING else entry.default
     text = help_texts(record).get(entry.name, "")
+    section = (inspect.getdoc(record) or "Options").partition("\n")[0].rstrip(".")
     if hint is bool:
         if default:
             flag = f"{flag}/--no-{flag[2:]}"
-        return click.option(flag, entry.name, is_flag=True, default=default, help=text)
+        return click.option(
+            flag,
+            entry.name,
+            cls=_SectionedOption,
+            section=section,
+            is_flag=True,
+            default=default,
+            help=text,
+        )
     kind, multiple = _kind(hint)
     return click.option(
         flag,
         entry.name,
+        cls=_SectionedOption,
+        section=section,
         type=kind,
         multiple=multiple,
         default=default or None if multiple else default,

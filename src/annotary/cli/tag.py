@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from annotary.cli._options import made, options_of
+from annotary.cli._options import SectionedCommand, made, options_of
 from annotary.cli._writing import Writing, writing_options
 from annotary.errors import UsageError
 from annotary.images import DecodeOptions
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 DEFAULT_MODEL = "starter"
 
 
-@click.command("tag", short_help="Write the tags of images.")
+@click.command("tag", cls=SectionedCommand, short_help="Write the tags of images.")
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
 @click.option(
     "--model",

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from annotary.cli._options import made, options_of
+from annotary.cli._options import SectionedCommand, made, options_of
 from annotary.cli._writing import Writing, writing_options
 from annotary.errors import UsageError
 from annotary.sinks import SinkOptions, format_named, format_of, formats, read_tags
@@ -84,7 +84,7 @@ def stats(
         click.echo(f"{count:>{width},}  {count / images:>6.1%}{mean}  {one_line(name)}")
 
 
-@command.command("apply", short_help="Choose tags again from saved scores.")
+@command.command("apply", cls=SectionedCommand, short_help="Choose tags again from saved scores.")
 @click.argument("scores", type=click.Path(path_type=Path), metavar="SCORES")
 @options_of(TaggingOptions, TagRules)
 @writing_options

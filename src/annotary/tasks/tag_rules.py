@@ -33,7 +33,7 @@ _WORDS = re.compile(r"[_\s]+")
 
 @dataclass(frozen=True, slots=True)
 class TagRules:
-    """What tags are called, which are superfluous, and their order."""
+    """What tags are called, and their order."""
 
     aliases: Path | None = None
     """A file of names and what to call them instead: 'old,new' on each line, or a dump of Danbooru's aliases
