@@ -130,8 +130,10 @@ def test_options_out_of_range_are_usage_errors():
 
 
 def test_the_help_of_tag_has_a_section_for_each_purpose():
-    shown = annotary("tag", "--help").stdout
-    titles = [line for line in shown.splitlines() if line.endswith(":") and not line.startswith(" ")]
+    shown = CliRunner().invoke(annotary, ["tag", "--help"]).output
+    titles = [
+        line for line in shown.splitlines() if line.endswith(":") and not line.startswith(" ")
+    ]
     assert titles[:2] == ["Options:", "Which tags an image gets:"]
     assert {"How annotations are written:", "How the network runs:"} <= set(titles)
     assert shown.index("How the network runs:") < shown.index("--precision")
