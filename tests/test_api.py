@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,8 +14,7 @@ from PIL import Image
 import annotary
 from annotary.errors import NothingToDo, UnknownName, UsageError
 from annotary.sources import SourceOptions
-from annotary.tasks.tag_rules import TagRules
-from tests.conftest import colour_of, make_colours
+from tests.conftest import child_environment, colour_of, make_colours
 
 
 @pytest.fixture(scope="module")
@@ -242,7 +243,7 @@ def test_rules_and_wishes_of_the_command_line(model):
     assert names(category_threshold={"colour": 0.9}) == ["red"]
     assert names(threshold=1.0, min_tags=2) == ["red", "green"]
     assert names(mcut=True) == ["red"]
-    assert names(threshold=0, rules=TagRules(order="vocabulary", first=("blue",))) == [
+    assert names(threshold=0, order="vocabulary", first="blue") == [
         "blue",
         "red",
         "green",
@@ -270,6 +271,8 @@ def test_several_models_are_asked_together(colours, tmp_path):
         (lambda model: model.tag("x.png", top=1.5), "top must be whole and at least 1"),
         (lambda model: model.tag("x.png", min_tags="3"), "min_tags must be whole"),
         (lambda model: model.tag("x.png", threshold="x"), r"threshold must be in 0\.\.1"),
+        (lambda model: model.tag("x.png", order="odd"), "order must be score"),
+        (lambda model: model.tag("x.png", category_threshold="a=1"), "is like {'character': 0.85}"),
         (lambda model: model.tag({"a": 1}), "cannot tag a mapping: give its values"),
     ],
 )
@@ -292,3 +295,21 @@ def test_an_element_that_cannot_be_had_is_a_failure_and_the_others_are_done(mode
 
 def test_the_known_models_are_listed():
     assert {"starter", "joytag", "wd-vit-tagger-v3"} <= set(annotary.list_models())
+
+
+def test_a_model_shows_what_it_is_and_runs_on(model):
+    assert repr(model).startswith("Annotator('colours@1.0', ")
+    assert repr(model).endswith(")")
+
+
+def test_a_program_may_end_before_its_results_do(colours, photos):
+    folder = photos(300)
+    code = f"import annotary; r = annotary.load('dir:{colours}').tag({str(folder)!r}); print(next(r).ok)"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=child_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "True\n", "")

@@ -55,6 +55,11 @@ class Annotator:
         if len(models) > 1:
             self._ensemble = Ensemble([tagger(model) for model in models])
 
+    def __repr__(self) -> str:
+        choice = self.choice
+        ids = "+".join(model.card.id for model in self._models)
+        return f"Annotator({ids!r}, {choice.library}, {choice.device}, {choice.precision})"
+
     @property
     def card(self) -> Card:
         """What the model is and where it comes from; of several the first one's."""
@@ -88,7 +93,13 @@ class Annotator:
         mcut: bool = False,
         min_tags: int | None = None,
         rating: Literal["out", "in", "first", "last"] = "out",
-        rules: TagRules | None = None,
+        aliases: str | os.PathLike[str] | None = None,
+        replace: str | Iterable[str] = (),
+        implications: str | os.PathLike[str] | None = None,
+        drop_substrings: bool = False,
+        spaces: bool = False,
+        order: Literal["score", "vocabulary", "category"] = "score",
+        first: str | Iterable[str] = (),
         source_options: SourceOptions | None = None,
         decode_options: DecodeOptions | None = None,
     ) -> Records:
@@ -106,7 +117,13 @@ class Annotator:
             mcut: Cut where the scores fall most steeply, in each category of each image.
             min_tags: Give at least this many tags, the best below their thresholds if need be.
             rating: What becomes of the rating of models that have one.
-            rules: What tags are called, and their order.
+            aliases: A file of names and what to call them instead.
+            replace: "old=new", or several: call a tag something else.
+            implications: A file of what follows from what; what follows is left out.
+            drop_substrings: Leave out tags whose words are all within a longer one.
+            spaces: Write spaces for underscores, but leave faces such as ^_^ alone.
+            order: What stands first.
+            first: Patterns of tags that are moved to the front.
             source_options: Which files of folders are taken, and how URLs are read.
             decode_options: How images are decoded.
 
@@ -124,13 +141,20 @@ class Annotator:
                 top=top,
                 exclude=_texts(exclude),
                 keep=_texts(keep),
-                category_threshold=tuple(
-                    f"{name}={value}" for name, value in (category_threshold or {}).items()
-                ),
-                tag_thresholds=None if tag_thresholds is None else Path(tag_thresholds),
+                category_threshold=_by_category(category_threshold),
+                tag_thresholds=_path(tag_thresholds),
                 mcut=mcut,
                 min_tags=min_tags,
                 rating=rating,
+            )
+            rules = TagRules(
+                aliases=_path(aliases),
+                replace=_texts(replace),
+                implications=_path(implications),
+                drop_substrings=drop_substrings,
+                spaces=spaces,
+                order=order,
+                first=_texts(first),
             )
         except ValueError as error:
             raise UsageError(str(error)) from error
@@ -290,6 +314,16 @@ def _array_of_tensor(tensor: Any) -> npt.NDArray[np.uint8]:
         raise UsageError(f"a tensor must hold uint8 0..255 or floats 0..1, but got {tensor.dtype}")
     values = np.moveaxis(values, -3, -1)
     return np.ascontiguousarray(values[..., 0] if values.shape[-1] == 1 else values)
+
+
+def _path(told: str | os.PathLike[str] | None) -> Path | None:
+    return None if told is None else Path(told)
+
+
+def _by_category(told: Mapping[str, float] | None) -> tuple[str, ...]:
+    if told is not None and not isinstance(told, Mapping):
+        raise UsageError(f"category_threshold is like {{'character': 0.85}}, but got {told!r}")
+    return tuple(f"{name}={value}" for name, value in (told or {}).items())
 
 
 def _texts(told: str | Iterable[str] | None) -> tuple[str, ...]:

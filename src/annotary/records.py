@@ -356,7 +356,10 @@ def from_line(line: str | bytes) -> Record:
     Raises:
         ValueError: The line is no record; the message says why.
     """
-    value = json.loads(line)
+    try:
+        value = json.loads(line)
+    except RecursionError as error:
+        raise ValueError("a record is not nested so deeply") from error
     if not isinstance(value, dict):
         raise ValueError(f"a record is a JSON object, but got {type(value).__name__}")
     return Failure.from_json(value) if "error" in value else Annotation.from_json(value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -301,3 +302,33 @@ def test_a_settings_file_of_somebody_else_is_left_alone(photos, colours, tmp_pat
     assert "a.jsonl.run.json is not one of annotary's" in told
     assert (tmp_path / "a.jsonl.run.json").read_text() == '{"experiment": "mine"}'
     assert not (tmp_path / "a.jsonl").exists()
+
+
+def test_captions_that_the_shell_names_with_the_images_are_no_lists(photos, colours):
+    folder, model = photos(2), ("--model", f"dir:{colours}")
+    assert annotary("tag", folder, *model, "--format", "txt").returncode == 0
+    assert annotary("tag", folder, *model, "--format", "caption", "--full-names").returncode == 0
+    everything = sorted(map(str, folder.iterdir()))
+    assert len(everything) == 6
+    result = annotary("tag", *everything, *model, "--json")
+    assert (result.returncode, result.stdout.count("\n")) == (0, 2)
+
+
+def test_sidecars_of_an_archive_need_a_place(photos, colours):
+    shutil.make_archive("photos", "zip", photos(2))
+    model = ("--model", f"dir:{colours}")
+    told = complaint(annotary("tag", "photos.zip", *model, "--format", "txt"))
+    assert "the images of photos.zip are no files to put sidecars beside; say --output" in told
+    assert annotary("tag", "photos.zip", *model, "--format", "txt", "--output", "t").returncode == 0
+
+
+@pytest.mark.parametrize("mode", ["skip", "append", "overwrite"])
+def test_a_list_that_is_read_is_no_sidecar(photos, colours, tmp_path, mode):
+    folder = photos(1)
+    (folder / "00000.png").rename(folder / "list.png")
+    (folder / "list.txt").write_text("list.png\n")
+    model = ("--model", f"dir:{colours}")
+    wishes = ("--format", "txt", "--on-existing", mode)
+    result = annotary("tag", folder / "list.txt", *model, *wishes)
+    assert (result.returncode, "1 failed" in result.stderr) == (1, True)
+    assert (folder / "list.txt").read_text() == "list.png\n"

@@ -176,11 +176,16 @@ def test_sidecars_beside_images_list_failures_in_the_current_folder(tmp_path):
 
 
 def test_a_file_of_a_person_that_is_called_failures_is_kept(tmp_path):
-    for mine in ("mine\n", '{"my": 1}', '{"image": "a"}\n', "x"):
+    for mine in ("mine\n", '{"my": 1}', '{"image": "a"}\n', "x", "[" * 100_000):
         Path("failures.jsonl").write_text(mine)
-        with pytest.raises(OutputError, match="is no list of failures of annotary; move it away"):
-            run(None, {"a.jpg": True}, "txt", retry_failed=True)
+        run(None, {"a.jpg": True, "b.jpg": False}, "txt", retry_failed=True)
         assert Path("failures.jsonl").read_text() == mine
+        assert listed(Path("sidecars.failures.jsonl")) == ["b.jpg"]
+        Path("sidecars.failures.jsonl").write_text(mine)
+        with pytest.raises(OutputError, match="is no list of failures of annotary; move it away"):
+            run(None, {"a.jpg": True}, "txt")
+        assert Path("sidecars.failures.jsonl").read_text() == mine
+        Path("sidecars.failures.jsonl").unlink()
 
 
 def test_a_persons_notes_are_not_thrown_away_with_old_results(tmp_path):
@@ -357,6 +362,22 @@ def test_a_list_that_a_crash_cut_off(tmp_path):
         assert path.read_bytes().rstrip(b"\n") == whole.rstrip(b"\n")
 
 
+def test_a_list_is_not_read_again_for_every_failure(tmp_path, monkeypatch):
+    path = tmp_path / "failures.jsonl"
+    path.write_text(to_line(Failure("a", "E", "m")) + "\n")
+    failures = FailureList(path)
+
+    def refuse(_: Path) -> bytes:
+        raise AssertionError("the whole list is read")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", refuse)
+        for name in ("b", "c"):
+            failures.add(Failure(name, "E", "m"))
+    failures.close()
+    assert listed(path) == ["a", "b", "c"]
+
+
 def test_a_list_in_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()
     failures = FailureList(tmp_path / "failures.jsonl")
@@ -386,3 +407,19 @@ def test_a_list_can_be_read_while_it_is_mended(tmp_path):
     assert listed(tmp_path / "failures.jsonl") == ["a"]
     out.close(complete=True)
     assert (tmp_path / "failures.jsonl").exists()
+
+
+@pytest.mark.parametrize("on_existing", ["skip", "append", "overwrite"])
+def test_a_list_that_is_read_is_no_sidecar(on_existing):
+    Path("list.jpg").touch()
+    Path("list.txt").write_text("list.jpg\n")
+    options = SinkOptions(on_existing=on_existing)
+    out = FileOutput("txt", None, options, {}, retry_failed=False, inputs=["list.txt"])
+    item = Item.from_path("list.jpg")
+    assert out.standing(item) == "new"
+    written = out.write(item, Annotation("list.jpg", 1, 1))
+    out.close(complete=True)
+    assert isinstance(written, Failure)
+    assert written.error == "SidecarError"
+    assert Path("list.txt").read_text() == "list.jpg\n"
+    assert listed() == ["list.jpg"]

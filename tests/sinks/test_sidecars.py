@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,15 @@ from hypothesis import strategies as st
 
 from annotary.errors import OutputError, SidecarError
 from annotary.records import Annotation, Item, Tag, from_line
-from annotary.sinks import SinkOptions, format_named, formats, open_sink
+from annotary.sinks import (
+    SinkOptions,
+    format_named,
+    formats,
+    open_sink,
+    read_tags,
+    write_atomically,
+)
+from annotary.sinks._atomic import replacing
 from tests.conftest import child_environment
 
 FORMATS = {
@@ -87,6 +96,8 @@ def test_what_each_format_writes(tmp_path):
         ("dog", "animal", "animal:dog"),
         ("o_o", "general", "o_o"),
         (">_<", "", ">_<"),
+        ("24_7", "", "24_7"),
+        ("\u72ac_\u732b", "", "\u72ac \u732b"),
         ("two\nlines_", "", "two lines"),
     ],
 )
@@ -380,6 +391,127 @@ write_atomically(Path(sys.argv[1]), b"new")
     assert len(list(tmp_path.iterdir())) == 2
     written("txt", tmp_path, on_existing="overwrite")
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+WRITE_OFTEN = """
+import sys
+from pathlib import Path
+from annotary.sinks import write_atomically
+for _ in range(200):
+    write_atomically(Path(sys.argv[1]), sys.argv[2] * 300_000)
+"""
+
+
+def test_processes_that_write_one_file_tear_nothing(tmp_path):
+    place = tmp_path / "a.txt"
+    write_atomically(place, "a" * 300_000)
+    writers = [
+        subprocess.Popen(
+            [sys.executable, "-c", WRITE_OFTEN, place, letter], env=child_environment()
+        )
+        for letter in "abc"
+    ]
+    while any(writer.poll() is None for writer in writers):
+        content = place.read_bytes()
+        assert len(content) == content.count(content[:1]) == 300_000
+    assert [writer.returncode for writer in writers] == [0, 0, 0]
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+@pytest.mark.parametrize("has_locks", [True, False])
+def test_a_second_writer_does_not_write_into_the_file_of_the_first(
+    has_locks, tmp_path, monkeypatch
+):
+    if not has_locks:
+        monkeypatch.setitem(sys.modules, "fcntl", None)
+        monkeypatch.setattr(os, "getpid", threading.get_ident)  # as if threads were processes
+    place = tmp_path / "a.txt"
+    second = threading.Thread(target=write_atomically, args=(place, b"second"))
+    with replacing(place) as file:
+        file.write(b"one ")
+        second.start()
+        second.join(0.1 if has_locks else None)
+        file.write(b"whole")
+        file.flush()
+        assert {path.read_bytes() for path in tmp_path.iterdir()} <= {b"one whole", b"second", b""}
+    second.join()
+    assert place.read_bytes() == (b"second" if has_locks else b"one whole")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_leavings_that_cannot_be_written_do_not_stop_anybody(tmp_path):
+    place, other = tmp_path / "a.txt", tmp_path / "mine.txt"
+    other.write_bytes(b"mine")
+    with replacing(place):
+        (temporary,) = [path for path in tmp_path.iterdir() if path != other]
+    place.unlink()
+    temporary.symlink_to(other)
+    write_atomically(place, b"new")
+    assert (place.read_bytes(), other.read_bytes()) == (b"new", b"mine")
+
+
+# --- what is read
+
+
+@pytest.mark.parametrize("on_existing", ["skip", "append", "overwrite"])
+@pytest.mark.parametrize("spelling", ["list.txt", "./list.txt", "link", "-"])
+def test_a_list_beside_its_images_is_not_written_over(spelling, on_existing, tmp_path):
+    code = """
+import sys
+from annotary.errors import SidecarError
+from annotary.records import Annotation, Item
+from annotary.sinks import SinkOptions, open_sink
+for full_names in (False, True):
+    sink = open_sink("txt", None, SinkOptions(on_existing=sys.argv[1], full_names=full_names))
+    sink.protect([sys.argv[2], "no.jpg", "https://x.org/a.jpg"])
+    item = Item.from_path("list.jpg")
+    assert not sink.holds(item)
+    try:
+        sink.write(item, Annotation("list.jpg", 1, 1))
+    except SidecarError as error:
+        print(error)
+"""
+    (tmp_path / "list.txt").write_bytes(b"list.jpg\n")
+    (tmp_path / "link").symlink_to("list.txt")
+    with (tmp_path / "list.txt").open("rb") as standard_input:
+        run = subprocess.run(
+            [sys.executable, "-c", code, on_existing, spelling],
+            env=child_environment(),
+            stdin=standard_input if spelling == "-" else subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            check=True,
+        )
+    message = b"its sidecar would be list.txt, which is read; say --full-names or --output\n"
+    assert run.stdout == message
+    assert (tmp_path / "list.txt").read_bytes() == b"list.jpg\n"
+    assert (tmp_path / "list.jpg.txt").exists()
+
+
+def test_a_list_in_the_folder_of_the_output_is_not_written_over_either(tmp_path):
+    place = tmp_path / "tags" / "a.jpg.txt"
+    place.parent.mkdir()
+    place.write_bytes(b"a.jpg\n")
+    sink = open_sink("hydrus", place.parent, SinkOptions())
+    sink.protect([place])
+    item = Item.from_path("a.jpg")
+    assert not sink.holds(item)
+    with pytest.raises(SidecarError, match=r"a\.jpg\.txt, which is read; say --output"):
+        sink.write(item, annotation_of(item))
+    assert place.read_bytes() == b"a.jpg\n"
+
+
+def test_settings_of_runs_are_no_sidecars(tmp_path):
+    for name in ("a.jpg", "dog.run.jpg"):
+        item = Item.from_path(tmp_path / name)
+        open_sink("json-files", None, SinkOptions()).write(item, annotation_of(item, DOG))
+    settings = {"settings": {"model": "m"}, "failures": "failures.jsonl", "complete": True}
+    for name in ("annotary.run.json", "out.jsonl.run.json"):
+        (tmp_path / name).write_text(json.dumps(settings, indent=1) + "\n")
+    found = list(read_tags("json-files", tmp_path, SinkOptions()))
+    assert [(image, tags) for image, tags in found] == [
+        ("a", (("dog", 0.9),)),
+        ("dog.run", (("dog", 0.9),)),
+    ]
 
 
 class Full:

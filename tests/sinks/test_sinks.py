@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from annotary.errors import OutputError, SidecarError, UnknownName, UsageError
 from annotary.records import Annotation, Item, Tag, from_line
-from annotary.sinks import SinkOptions, format_of, open_sink, writes_one_file
+from annotary.sinks import SinkOptions, format_of, open_sink, read_tags, writes_one_file
 
 FILES = ("jsonl", "json", "csv")
 
@@ -257,3 +257,18 @@ def test_an_empty_separator_is_refused():
         SinkOptions(separator="")
     with pytest.raises(ValueError, match="separator must be text that can be written"):
         SinkOptions(separator="\udcff")
+
+
+@pytest.mark.parametrize(("written", "read"), [("|", ", "), (", ", "|"), (", ", " ")])
+def test_a_separator_that_was_not_the_one_is_told(written, read, tmp_path):
+    path = tmp_path / "out.csv"
+    sink = open_sink("csv", path, SinkOptions(separator=written))
+    tags = (Tag("red dog", 0.95), Tag("cat", 0.9))
+    sink.write(item_of("a.jpg"), Annotation("a.jpg", 1, 1, tags=tags))
+    sink.close(complete=True)
+    with pytest.raises(OutputError) as caught:
+        list(read_tags("csv", path, SinkOptions(separator=read)))
+    assert str(caught.value) == (
+        f"{path} cannot be read: {read!r} does not part the tags and scores of 'a.jpg';"
+        " say the --separator that it was written with"
+    )

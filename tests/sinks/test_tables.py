@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from annotary.errors import ImageError, MissingExtra, OutputError, SidecarError, UsageError
+from annotary.pipeline.output import FileOutput
 from annotary.records import Annotation, Item, Tag
-from annotary.sinks import SinkOptions, format_named, format_of, open_sink, parquet
+from annotary.sinks import SinkOptions, format_named, format_of, open_sink, parquet, read_tags
 
 OUTPUTS = {
     "parquet": "out.parquet",
@@ -345,6 +346,66 @@ def test_a_journal_whose_table_is_gone_is_not_taken_for_another_run(tmp_path):
     assert [row["image"] for row in rows_of(path)] == ["new.jpg"]
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"image": "mine", "note": "labels by hand"}\n',
+        b'{"image": "a.jpg", "error": "E", "message": "m"}\n',
+        b'{"image":"mine"}',
+        b'{"image": "mine", "tags": ' + b"[" * 100_000 + b"\n",
+    ],
+)
+def test_a_journal_of_someone_else_is_not_thrown_away(line, tmp_path):
+    pytest.importorskip("pyarrow")
+    path, journal = tmp_path / "out.parquet", tmp_path / "out.parquet.part.jsonl"
+    left_by_a_kill("parquet", path, NAMES)
+    path.unlink()
+    content = journal.read_bytes() + line
+    journal.write_bytes(content)
+    with pytest.raises(OutputError, match=r"move it away|cannot be continued"):
+        open_sink("parquet", path, SinkOptions(on_existing="overwrite"))
+    assert journal.read_bytes() == content
+
+
+def test_a_journal_that_no_settings_belong_to_is_not_thrown_away(tmp_path):
+    pytest.importorskip("pyarrow")
+    path, journal = tmp_path / "out.parquet", tmp_path / "out.parquet.part.jsonl"
+    left_by_a_kill("parquet", path, NAMES)
+    path.unlink()
+    content = journal.read_bytes()
+    anew = SinkOptions(on_existing="overwrite")
+    for _ in range(2):
+        with pytest.raises(OutputError, match=r"whose out\.parquet is gone; move it away"):
+            FileOutput("parquet", path, anew, {}, retry_failed=False)
+    assert journal.read_bytes() == content
+    assert list(tmp_path.iterdir()) == [journal]
+
+
+def test_other_lines_in_a_journal_are_told_and_kept(tmp_path):
+    pytest.importorskip("pyarrow")
+    path, journal = tmp_path / "out.parquet", tmp_path / "out.parquet.part.jsonl"
+    write("parquet", path, NAMES[:1])
+    before = path.read_bytes()
+    journal.write_bytes(b'{"image": "mine", "note": "labels by hand"}\n')
+    with pytest.raises(OutputError, match="other lines than records of annotary; move it away"):
+        write("parquet", path, NAMES)
+    assert path.read_bytes() == before
+    assert b"labels by hand" in journal.read_bytes()
+
+
+def test_what_a_table_and_its_journal_both_hold_is_read_once(tmp_path):
+    pytest.importorskip("pyarrow")
+    path, journal = tmp_path / "out.parquet", tmp_path / "out.parquet.part.jsonl"
+    names = [*NAMES, os.fsdecode(b"\xff.jpg")]
+    left_by_a_kill("parquet", path, names)
+    records = journal.read_bytes()
+    write("parquet", path, names[:2])
+    left_by_a_kill("parquet", path, ["new.jpg"])
+    journal.write_bytes(records + journal.read_bytes())  # as if it had not been removed yet
+    images = [image for image, _ in read_tags("parquet", path, SinkOptions())]
+    assert images == [*map(plain, names), "new.jpg"]
+
+
 def test_a_table_of_someone_else_is_left_alone(tmp_path):
     pa = pytest.importorskip("pyarrow")
     pq = pytest.importorskip("pyarrow.parquet")
@@ -397,7 +458,7 @@ def test_parquet_is_written_through_a_link(tmp_path):
 
 def test_without_pyarrow_the_pip_line_is_said(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(MissingExtra, match=r"Writing Parquet .* 'annotary\[catalog\]'"):
+    with pytest.raises(MissingExtra, match=r"Writing Parquet .* 'annotary\[parquet\]'"):
         open_sink("parquet", tmp_path / "out.parquet", SinkOptions())
 
 

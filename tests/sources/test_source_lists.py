@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from annotary.records import Annotation, Failure, Item, to_line
-from annotary.sources import SourceOptions, lists
+from annotary.sinks import SinkOptions, open_sink
+from annotary.sources import SourceOptions, lists, open_sources
 from annotary.sources import _rows as rows
 from annotary.sources._rows import Form
 
@@ -72,13 +73,15 @@ def test_json_rows() -> None:
         {"path": "b.jpg"},
         {"file": "c.jpg"},
         {"file_name": "d.jpg", "text": "a dog"},
+        {"image_path": "k.jpg", "caption": "a dog"},
         {"url": "http://example.org/e.jpg"},
         {"image": {"bytes": None}, "path": "f.jpg"},
         "g\n.jpg",
     ]
     results = listed("list.jsonl", "\r\n".join(map(json.dumps, content)) + "\n\n")
-    expected = ["a.jpg", "b.jpg", "c.jpg", "d.jpg", "http://example.org/e.jpg", "f.jpg", "g\n.jpg"]
-    assert names(results) == expected
+    assert names(results) == [
+        "a.jpg", "b.jpg", "c.jpg", "d.jpg", "k.jpg", "http://example.org/e.jpg", "f.jpg", "g\n.jpg",
+    ]  # fmt: skip
 
 
 def test_broken_rows_are_failures_and_the_list_goes_on() -> None:
@@ -90,7 +93,9 @@ def test_broken_rows_are_failures_and_the_list_goes_on() -> None:
     ]  # fmt: skip
     messages = [result.message for result in results if isinstance(result, Failure)]
     assert messages[0].startswith("not JSON: Expecting value at character ")
-    assert messages[1] == "no path or address in any of image, path, file, file_name, url"
+    assert (
+        messages[1] == "no path or address in any of image, path, file, file_name, image_path, url"
+    )
     assert messages[2].startswith("a row must be a JSON object")
     assert messages[3].startswith("not JSON")
 
@@ -104,6 +109,15 @@ def test_what_annotary_writes_is_a_list() -> None:
     Path("photos/b.jpg").touch()
     results = listed("out/failures.jsonl", to_line(records[1]))
     assert names(results) == ["photos/b.jpg"]
+
+
+def test_what_is_written_for_kohya_is_a_list() -> None:
+    Path("a.jpg").touch()
+    sink = open_sink("kohya-jsonl", Path("meta.jsonl"), SinkOptions())
+    sink.write(Item.from_path("a.jpg"), Annotation("a.jpg", 4, 3))
+    sink.close(complete=True)
+    (result,) = open_sources(["meta.jsonl"], SourceOptions())
+    assert result == Item.from_path(Path("a.jpg").absolute())
 
 
 def test_a_list_is_read_row_by_row(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from annotary.errors import MissingExtra, NothingToDo, UsageError
-from annotary.records import Failure, Item
+from annotary.records import Annotation, Failure, Item
+from annotary.sinks import SinkOptions, open_sink
 from annotary.sources import SourceOptions, open_sources, parquet
 
 pa = pytest.importorskip("pyarrow")
@@ -162,6 +163,38 @@ def test_memory_stays_flat() -> None:
     assert most < 100 * size
 
 
+@pytest.mark.parametrize("use_dictionary", [True, False])
+def test_large_rows_are_read_one_by_one(use_dictionary: bool, monkeypatch: Any) -> None:
+    size, count = 3_000_000, 20
+    monkeypatch.setattr(parquet, "HELD", 1_000_000)
+    pq.write_table(
+        pa.table({"image": [bytes(size)] * count}), "t.parquet", compression="zstd",
+        use_dictionary=use_dictionary, write_batch_size=1,
+    )  # fmt: skip
+    assert Path("t.parquet").stat().st_size < 100_000
+    before = most = pa.total_allocated_bytes()
+    for number, item in enumerate(parquet.items("t.parquet", SourceOptions(max_bytes=size))):
+        assert item == Item(f"t.parquet/{number}", data=bytes(size), relative=f"t.parquet/{number}")
+        most = max(most, pa.total_allocated_bytes())
+    assert number == count - 1
+    assert most - before < 8 * size
+
+
+def test_a_group_of_rows_that_are_far_too_large_is_not_read(monkeypatch: Any) -> None:
+    monkeypatch.setattr(parquet, "HELD", 1000)
+    schema = pa.schema([("image", IMAGE)])
+    with pq.ParquetWriter("t.parquet", schema, use_dictionary=False, compression="zstd") as writer:
+        for rows in ([5_000_000, 1], [5], [2_000_000], [1]):
+            values = [{"bytes": b"x" * length, "path": "a.jpg"} for length in rows]
+            writer.write_table(pa.table([pa.array(values, IMAGE)], schema))
+    first, second, third, fourth = opened("t.parquet", max_bytes=10)
+    told = "of this table: larger than 1,000 bytes (--max-bytes)"
+    assert first == Failure("t.parquet", "UnreachableImage", f"rows 0 to 1 {told} on average")
+    assert second.image == "t.parquet/2-a.jpg"
+    assert third == Failure("t.parquet", "UnreachableImage", f"row 3 {told}")
+    assert fourth.image == "t.parquet/4-a.jpg"
+
+
 def test_damage() -> None:
     written("t.parquet", image=[b"x" * 1000] * 10)
     data = Path("t.parquet").read_bytes()
@@ -205,6 +238,20 @@ def test_names_that_are_not_utf_8() -> None:
     assert parquet._parts(dictionary[0]) == (None, name)
 
 
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+def test_what_annotary_writes_names_its_images(form: str) -> None:
+    odd = os.fsdecode(b"nu/a\xff.jpg")
+    written = ["nu/b.jpg", odd, "https://x.org/e.jpg", "nu/c\\udcff.jpg"]
+    Path("nu").mkdir()
+    for name in (written[0], odd, written[3]):
+        Path(name).touch()
+    sink = open_sink(form, Path(f"out.{form}"), SinkOptions())
+    for name in written:
+        sink.write(Item.from_path(name), Annotation(name, 4, 3))
+    sink.close(complete=True)
+    assert [item.image for item in opened(f"out.{form}")] == written
+
+
 def test_nothing_found() -> None:
     written("t.parquet", image=pa.array([], pa.binary()))
     with pytest.raises(
@@ -219,5 +266,5 @@ def test_without_pyarrow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(MissingExtra) as caught:
         open_sources(["t.parquet"], SourceOptions())
-    message = "Reading Parquet needs an optional part: pip install 'annotary[catalog]'"
+    message = "Reading Parquet needs an optional part: pip install 'annotary[parquet]'"
     assert str(caught.value) == message

@@ -60,6 +60,31 @@ def test_a_pattern_that_is_a_name_is_that_tag_alone():
     assert chosen(np.ones(5), marks, keep=("[ab]",)) == ["a", "b"]
 
 
+def test_patterns_find_names_that_differ_in_case_and_underscores():
+    few = plain(("long_hair", "Dog", "dog"))
+    assert chosen(np.ones(3), few, exclude=("Long hair",)) == ["Dog", "dog"]
+    assert chosen(np.ones(3), few, exclude=("dog",)) == ["long_hair", "Dog"]
+    with pytest.raises(UsageError, match="matches none of the 3 tags; did you mean 'long_hair'"):
+        chosen(np.ones(3), few, exclude=("long_hare",))
+    with pytest.raises(UsageError, match="give the option once for each pattern"):
+        chosen(np.ones(3), few, exclude=("dog,cat",))
+
+
+def test_a_file_of_patterns_may_name_tags_of_other_vocabularies(tmp_path):
+    (tmp_path / "list.txt").write_text("dog\nsolo\n")
+    assert "dog" not in chosen(exclude=(f"@{tmp_path}/list.txt",))
+    (tmp_path / "other.txt").write_text("solo\nwatermark\n")
+    with pytest.raises(
+        UsageError, match=r"no entry of .*other.txt, to be excluded, is any of the 7 tags"
+    ):
+        chosen(exclude=(f"@{tmp_path}/other.txt",))
+
+
+def test_what_fills_up_stands_where_its_score_belongs():
+    rare = Vocabulary(("a", "b", "c"), ("",) * 3, {"balanced": (0.1, 0.9, 0.9)})
+    assert chosen([0.2, 0.7, 0.5], rare, min_tags=2) == ["b", "a"]
+
+
 def test_every_tag_can_have_a_threshold_of_its_own(names, tmp_path):  # noqa: F811
     import csv
 

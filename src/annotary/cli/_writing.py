@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from itertools import islice
 from pathlib import Path
@@ -17,6 +17,7 @@ from annotary.cli._options import made, options_of
 from annotary.errors import UsageError
 from annotary.sinks import SinkOptions, format_named, format_of, formats
 from annotary.sources._braces import expand
+from annotary.sources.folder import IMAGE_SUFFIXES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from annotary.records import Record
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+
+ARCHIVE_SUFFIXES = (".zip", ".cbz", ".tar", ".tgz", ".tar.gz")
+SIDECAR_SUFFIXES = (".txt", ".caption", ".xmp", ".json")
 
 _MOST_SHARDS = 100_000
 
@@ -95,6 +99,8 @@ class Writing:
         )
         _check_inputs(self._inputs, values["output"], overwrites=self.overwrites)
         output = values["output"]
+        if self.form is not None and output is None:
+            _check_places(self._inputs)
         if output is not None and (output / "scores.json").is_file():
             raise UsageError(f"{output} holds saved scores; choose another --output")
 
@@ -124,6 +130,7 @@ class Writing:
             self.options,
             {**settings, **written},
             retry_failed=self._values["retry_failed"],
+            inputs=self._inputs,
         )
 
     def watch(self, work: Work, output: Output, verbs: tuple[str, str], count: Any = None) -> int:
@@ -192,6 +199,34 @@ def _check_combination(form: str | None, options: SinkOptions, *, retries: bool)
         if is_said and entry.name != "on_existing" and entry.name not in known:
             able = ", ".join(name for name in formats() if entry.name in format_named(name).options)
             raise UsageError(f"--{entry.name.replace('_', '-')} is for --format {able}")
+
+
+def _check_places(inputs: Iterable[str]) -> None:
+    """Refuse sidecars beside what are no files, before all of them fail."""
+    for name in inputs:
+        if name.lower().endswith(ARCHIVE_SUFFIXES):
+            raise UsageError(
+                f"the images of {name} are no files to put sidecars beside; say --output FOLDER"
+            )
+
+
+def without_sidecars(paths: Sequence[str]) -> tuple[str, ...]:
+    """Arguments without the sidecars that a shell has put among the images: `photos/*` names both.
+
+    A text file whose name is that of an image among the arguments is its caption, and no list of images.
+    """
+    images = {
+        stem
+        for path in paths
+        for stem in (path, os.path.splitext(path)[0])  # noqa: PTH122
+        if os.path.splitext(path)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122
+    }
+    kept = []
+    for path in paths:
+        stem, suffix = os.path.splitext(path)  # noqa: PTH122
+        if not (suffix.lower() in SIDECAR_SUFFIXES and stem in images):
+            kept.append(path)
+    return tuple(kept)
 
 
 def _check_inputs(inputs: Iterable[str], output: Path | None, *, overwrites: bool) -> None:

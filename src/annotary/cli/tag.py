@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from annotary.cli._options import SectionedCommand, made, options_of
-from annotary.cli._writing import Writing, writing_options
+from annotary.cli._writing import Writing, without_sidecars, writing_options
 from annotary.errors import UsageError
 from annotary.images import DecodeOptions
 from annotary.pipeline.local import PipelineOptions
@@ -62,6 +62,7 @@ def _tag(paths: tuple[str, ...], values: dict[str, Any]) -> int:
     from annotary.tasks.tagging import Tagging
 
     # Whatever can be wrong is found before anything is written.
+    paths = without_sidecars(paths)
     writing = Writing(values, paths)
     tagging_options, rules = made(TaggingOptions, values), made(TagRules, values)
     source_options = made(SourceOptions, values)

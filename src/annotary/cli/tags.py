@@ -123,7 +123,7 @@ def _folder_format(folder: Path) -> str:
     found = Counter(
         sidecars[path.suffix]
         for path in folder.rglob("*")
-        if path.suffix in sidecars and path.is_file()
+        if path.suffix in sidecars and path.is_file() and not path.name.endswith(".run.json")
     )
     known = [form for form, _ in found.most_common() if form in formats()]
     if not known:

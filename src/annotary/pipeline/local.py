@@ -181,6 +181,7 @@ class _Executor:
                     self._waiting.put(self._decode_pool.submit(self._prepare, item))
             self._waiting.put(_END)
         except BaseException as error:  # noqa: BLE001 - it is raised again where the caller sees it
+            # When Python ends, the pools take nothing any more; nobody waits for results then.
             self._waiting.put(error)
 
     def _prepare(self, item: Item) -> _Prepared | tuple[Item | None, Failure]:
@@ -238,7 +239,14 @@ class _Executor:
     def _submit(self, batch: _Batch) -> None:
         ready = [entry for entry in batch.entries if isinstance(entry, _Prepared)]
         if ready and not self._stopped.is_set():
-            batch.parts = self._network_pool.submit(self._run_networks, ready)
+            try:
+                batch.parts = self._network_pool.submit(self._run_networks, ready)
+            except (
+                RuntimeError
+            ) as error:  # Python ends, and so do the pools; nobody waits for results
+                self._stopped.set()
+                self._running.put(error)
+                return
         self._running.put(batch)
 
     def _run_networks(self, ready: list[_Prepared]) -> list[dict[str, Any]]:

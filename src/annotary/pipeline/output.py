@@ -5,11 +5,19 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias
 
 from annotary.errors import ImageError, OutputError
-from annotary.pipeline.state import FAILURES_FILE, RunState, claims_failures, line_kind
+from annotary.pipeline.state import (
+    FAILURES_FILE,
+    RunState,
+    claims_failures,
+    is_list_of_failures,
+    line_kind,
+)
 from annotary.records import Annotation, Failure, Item, Record, from_line, to_line
 from annotary.sinks import NameSet, Sink, SinkOptions, format_named, open_sink, write_atomically
 
@@ -55,6 +63,7 @@ class FileOutput:
         sink_options: How annotations are written.
         settings: What the records depend on.
         retry_failed: Whether images that failed before are tried again.
+        inputs: What the run reads, and must not be written over; "-" is standard input.
 
     Raises:
         OutputError: The output belongs to another run or cannot be written.
@@ -70,6 +79,7 @@ class FileOutput:
         settings: dict[str, Any],
         *,
         retry_failed: bool,
+        inputs: Iterable[str | Path] = (),
     ) -> None:
         described = format_named(form)
         self.needs_bytes = described.needs_bytes
@@ -81,11 +91,16 @@ class FileOutput:
                 is_folder=not described.is_one_file,
                 overwrite=sink_options.on_existing == "overwrite",
             )
+            if described.is_one_file and not self._state.is_known:
+                # Nothing there is known to be annotary's, so nothing may be thrown away.
+                sink_options = replace(sink_options, on_existing="skip")
         self._retries = retry_failed or self._state is None
         try:
             place = self._state.failures if self._state is not None else _list_of_sidecars()
             self._failures = FailureList(place, renews=self._retries)
             self._sink: Sink = open_sink(form, output, sink_options)
+            if protect := getattr(self._sink, "protect", None):
+                protect(inputs)
         except BaseException:
             if self._state is not None:
                 self._state.abandon()
@@ -236,6 +251,11 @@ class FailureList:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if not self.path.exists():
             return
+        with self.path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - 1))
+            if file.read() in (b"", b"\n"):  # as after every failure of this run
+                return
         data = self.path.read_bytes()
         tail = data[data.rfind(b"\n") + 1 :]
         if tail and line_kind(tail) == "failure":
@@ -246,6 +266,11 @@ class FailureList:
 
 
 def _list_of_sidecars() -> Path:
-    """The list of failures of sidecars beside images: in the current folder, unless an output there has that name."""
+    """The list of failures of sidecars beside images: in the current folder.
+
+    It has another name where an output has claimed the usual one, or a file that is something else has it.
+    """
     here = Path()
-    return here / (f"sidecars.{FAILURES_FILE}" if claims_failures(here) else FAILURES_FILE)
+    usual = here / FAILURES_FILE
+    is_foreign = os.path.lexists(usual) and not is_list_of_failures(usual)
+    return here / f"sidecars.{FAILURES_FILE}" if is_foreign or claims_failures(here) else usual

@@ -55,6 +55,7 @@ class RunState:
     Attributes:
         failures: The list of failures of this output.
         continues: Whether what is there is continued, rather than begun anew.
+        is_known: Whether settings of an earlier run were there.
 
     Raises:
         OutputError: The output belongs to another run, or to nobody known, or another process is writing it.
@@ -98,6 +99,7 @@ class RunState:
     def _claim(self, *, is_folder: bool, overwrite: bool) -> Path:
         """Decide whether to continue, to begin anew or to refuse; the list of failures."""
         found = self._read()
+        self.is_known = found is not None
         exists = self.output.exists()
         if found is None and exists and not is_folder and self.output.stat().st_size > 0:
             raise OutputError(

@@ -26,6 +26,12 @@ It may also have, each false or empty when it is not there:
     def read(output: Path, options: SinkOptions) -> Iterator[TagsOfImage]
         What such an output holds, in bounded memory; raises OutputError where it is something else.
 
+A sink may have, beside the methods of `Sink`:
+
+    def protect(inputs: Iterable[str | Path]) -> None
+        Never write over these files; an image whose own file would be one of them is a SidecarError. Called once,
+        before anything else.
+
 Files whose names begin with an underscore are the room's machinery.
 """
 

@@ -10,6 +10,9 @@ from pathlib import Path
 from annotary.errors import OutputError
 from annotary.sinks._contract import SinkOptions, TagsOfImage
 
+_SETTINGS = b'{\n "settings": '
+"""What the settings of a run begin with; `dog.run.json` may also be the sidecar of `dog.run.jpg`."""
+
 
 def read_lines(
     path: Path, tags_of: Callable[[bytes], TagsOfImage | None], skip: int = 0
@@ -47,7 +50,7 @@ def read_files(
     """The tags of every sidecar in a folder and in its folders, in the order of their names.
 
     Args:
-        folder: Where. Hidden files and what annotary keeps about runs are passed over.
+        folder: Where. Hidden files and the settings of runs are passed over.
         suffix: Of the files, with its dot.
         tags_of: Reads a file; what is wrong with it is a ValueError, KeyError or TypeError.
 
@@ -63,7 +66,10 @@ def read_files(
                 continue
             path = Path(here, name)
             try:
-                tags = tuple(tags_of(path.read_bytes()))
+                content = path.read_bytes()
+                if name.endswith(".run.json") and content.startswith(_SETTINGS):
+                    continue
+                tags = tuple(tags_of(content))
             except OSError as error:
                 raise OutputError(f"cannot read {path}: {error.strerror}") from error
             except (ValueError, KeyError, TypeError) as error:

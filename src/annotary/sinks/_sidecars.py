@@ -9,6 +9,8 @@ import errno
 import hashlib
 import os
 import re
+import stat
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
@@ -71,12 +73,24 @@ class Sidecars:
         self._skips = options.on_existing == "skip"
         self._content = content
         self._claims = Claims()
+        self._inputs: set[tuple[int, int]] = set()
+
+    def protect(self, inputs: Iterable[str | Path]) -> None:
+        """Never write over these files, such as a list that lies between its images.
+
+        Args:
+            inputs: What the run reads; "-" is what standard input comes from. Only files that are there count.
+        """
+        for path in inputs:
+            if (identity := _identity(0 if path == "-" else path)) is not None:
+                self._inputs.add(identity)
 
     def place(self, item: Item) -> Path:
         """The sidecar of an image.
 
         Raises:
-            SidecarError: The image is no file and no folder was given, or the sidecar would be the image.
+            SidecarError: The image is no file and no folder was given, or the sidecar would be the image or something
+                else that is read.
         """
         if self._folder is not None:
             image = self._folder / (item.relative or _name_for(item.image))
@@ -91,6 +105,9 @@ class Sidecars:
             raise SidecarError("its sidecar would be the image itself; say --full-names")
         if self._folder is not None and place == self._folder / _SETTINGS_FILE:
             raise SidecarError("its sidecar would be the settings of the run; say --full-names")
+        if self._inputs and _identity(place) in self._inputs:
+            remedy = "--output" if self._content.has_full_names else "--full-names or --output"
+            raise SidecarError(f"its sidecar would be {place}, which is read; say {remedy}")
         return place
 
     def holds(self, item: Item) -> bool:
@@ -211,6 +228,15 @@ def _is_same(place: Path, image: Path | None) -> bool:
     if image is None or image.suffix.lower() != place.suffix.lower():
         return False
     return place == image or (os.path.exists(place) and os.path.samefile(place, image))  # noqa: PTH110, PTH121
+
+
+def _identity(path: str | Path | int) -> tuple[int, int] | None:
+    """What tells a file from all others, whatever it is called; None when it is no file."""
+    try:
+        found = os.stat(path)  # noqa: PTH116 - 0 is standard input
+    except (OSError, ValueError):
+        return None
+    return (found.st_dev, found.st_ino) if stat.S_ISREG(found.st_mode) else None
 
 
 def _name_for(address: str) -> str:

@@ -68,12 +68,25 @@ def read(output: Path, options: SinkOptions) -> Iterator[TagsOfImage]:
             if file.readline() != style.opening:
                 raise OutputError(f"{output} has other columns than {', '.join(COLUMNS)}")
             for row, _ in _rows(file):
-                tags, scores = (cell.split(options.separator) if cell else [] for cell in row[3:])
-                yield TagsOfImage(row[0], tuple(zip(tags, map(float, scores), strict=True)))
+                yield TagsOfImage(row[0], _tags_of(row, options.separator))
     except OSError as error:
         raise OutputError(f"cannot read {output}: {error.strerror}") from error
     except ValueError as error:
         raise OutputError(f"{output} cannot be read: {error}") from error
+
+
+def _tags_of(row: list[str], separator: str) -> tuple[tuple[str, float], ...]:
+    """The tags and scores of a row.
+
+    Raises:
+        ValueError: They are not parted by this separator.
+    """
+    tags, scores = (cell.split(separator) if cell else [] for cell in row[3:])
+    try:
+        return tuple(zip(tags, map(float, scores), strict=True))
+    except ValueError as error:
+        told = f"{separator!r} does not part the tags and scores of {row[0]!r}"
+        raise ValueError(f"{told}; say the --separator that it was written with") from error
 
 
 def _rows(file: BinaryIO) -> Iterator[tuple[list[str], int]]:

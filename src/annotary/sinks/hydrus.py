@@ -19,7 +19,7 @@ CAN_APPEND = True
 NAMESPACES = {"general": "", "copyright": "series", "artist": "creator"}
 """What hydrus calls a category, where it has another name for it; categories that are not here keep their own."""
 
-_TWO_LETTERS = re.compile(r"[^\W_]{2}")
+_TWO_LETTERS = re.compile(r"[A-Za-z]{2}")
 
 
 def open(output: Path | None, options: SinkOptions) -> Sidecars:  # noqa: A001
@@ -41,7 +41,8 @@ def _names(annotation: Annotation, options: SinkOptions) -> list[str]:
 
 def hydrus_tag(tag: Tag) -> str:
     """A tag as hydrus shows it: spaces for underscores (but `^_^` stays), a namespace for the category, one line."""
-    name = tag.name.replace("_", " ") if _TWO_LETTERS.search(tag.name) else tag.name
+    is_face = tag.name.isascii() and not _TWO_LETTERS.search(tag.name)  # as `--spaces` has it
+    name = tag.name if is_face else tag.name.replace("_", " ")
     name = " ".join(name.split()) or tag.name.strip()
     namespace = NAMESPACES.get(tag.category, tag.category)
     return f"{namespace}:{name}" if namespace and name else name

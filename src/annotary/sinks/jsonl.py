@@ -86,7 +86,7 @@ def name_of(record: bytes, where: str) -> str:
     """
     try:
         name = json.loads(record)["image"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{where} is no record of an image") from error
     if not isinstance(name, str):
         raise ValueError(f"{where} is no record of an image")

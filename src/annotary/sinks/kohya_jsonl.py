@@ -49,7 +49,7 @@ class ImageLines:
     def _name_of(self, line: bytes, number: int) -> str:
         try:
             name = json.loads(line)[self._part]
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(f"line {number} has no {self._part}") from error
         if not isinstance(name, str):
             raise ValueError(f"the {self._part} of line {number} is no text")

@@ -13,10 +13,8 @@ journal goes. A run that is killed leaves its journal, and the next one continue
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -24,9 +22,9 @@ from typing import TYPE_CHECKING, Any
 
 from annotary import __version__
 from annotary.errors import MissingExtra, OutputError
-from annotary.records import Annotation, Item
+from annotary.records import Annotation, Item, from_line
 from annotary.sinks._appending import AppendingFile
-from annotary.sinks._atomic import write_atomically
+from annotary.sinks._atomic import replacing, write_atomically
 from annotary.sinks._contract import SinkOptions, TagsOfImage
 from annotary.sinks._names import NameSet
 from annotary.sinks._reading import read_lines
@@ -114,23 +112,38 @@ class ParquetSink:
                 f"{self._journal_path} holds records of a run whose {self._path.name} is gone; move it away"
             )
         with _told(self._journal_path):
-            self._journal_path.unlink()
+            with self._journal_path.open("rb") as lines:
+                is_ours = all(map(_is_record, lines))
+            if is_ours:
+                self._journal_path.unlink()
+        if not is_ours:
+            raise OutputError(self._told_foreign())
         self._journal = AppendingFile(self._journal_path, JsonLines())
 
     def _convert(self) -> None:
         """Write the rows of the file and of the journal to a new file, and let that take the old one's place."""
         import pyarrow.parquet as pq
 
-        with _replacing(self._path) as temporary, temporary.open("wb") as file:
-            with pq.ParquetWriter(file, _schema(), compression="zstd") as writer:
-                groups = _RowGroups(writer)
-                if self._is_parquet:
-                    for table in _row_groups(self._path):
-                        groups.add(table)
-                for records in self._journaled():
-                    groups.add(_table(records))
-                groups.flush()
-            os.fsync(file.fileno())
+        with (
+            replacing(self._path, is_durable=True) as file,
+            pq.ParquetWriter(file, _schema(), compression="zstd") as writer,
+        ):
+            groups = _RowGroups(writer)
+            if self._is_parquet:
+                for table in _row_groups(self._path):
+                    groups.add(table)
+            for records in self._journaled():
+                groups.add(self._rows(records))
+            groups.flush()
+
+    def _rows(self, records: list[dict[str, Any]]) -> pyarrow.Table:
+        try:
+            return _table(records)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise OutputError(self._told_foreign()) from error
+
+    def _told_foreign(self) -> str:
+        return f"{self._journal_path} holds other lines than records of annotary; move it away"
 
     def _journaled(self) -> Iterator[list[dict[str, Any]]]:
         """The records of the journal that the file does not hold, some at a time.
@@ -156,14 +169,18 @@ def read(output: Path, options: SinkOptions) -> Iterator[TagsOfImage]:  # noqa: 
     """The tags of every row, and of the records that a run which was stopped has left in the journal."""
     _pyarrow()
     journal = output.with_name(output.name + ".part.jsonl")
+    held = NameSet()
     if _look_at(output)[1]:
         with _told(output):
             for table in _row_groups(output, ["image", "tags"]):
                 for row in table.to_pylist():
                     found = tuple((tag["name"], tag["score"]) for tag in row["tags"])
+                    held.add(row["image"])
                     yield TagsOfImage(row["image"], found)
     if journal.is_file():
-        yield from read_lines(journal, tags_of)
+        # A run that was killed may have made the file, and not yet removed what is in it.
+        new = (found for found in read_lines(journal, tags_of) if _text(found.image) not in held)
+        yield from new
 
 
 class _RowGroups:
@@ -210,7 +227,7 @@ def _pyarrow() -> Any:
         import pyarrow as pa
         import pyarrow.parquet
     except ImportError as error:
-        raise MissingExtra("Writing Parquet", "catalog") from error
+        raise MissingExtra("Writing Parquet", "parquet") from error
     return pa
 
 
@@ -269,6 +286,17 @@ def _lists(kind: pyarrow.ListType, lengths: list[int], *values: list[Any]) -> py
     return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), flat, type=kind)
 
 
+def _is_record(line: bytes) -> bool:
+    """Whether a line of a journal is a record of ours, or the beginning of one that was cut off."""
+    beginning = b'{"image": "'
+    if not line.endswith(b"\n"):
+        return line.startswith(beginning) or beginning.startswith(line)
+    try:
+        return isinstance(from_line(line), Annotation)
+    except ValueError:
+        return False
+
+
 def _look_at(path: Path) -> tuple[bool, bool]:
     """Whether a file is there, and whether it is a Parquet file of ours.
 
@@ -306,23 +334,6 @@ def _row_groups(path: Path, columns: list[str] | None = None) -> Iterator[pyarro
     with pq.ParquetFile(path, pre_buffer=False) as file:
         for group in range(file.num_row_groups):
             yield file.read_row_group(group, columns)
-
-
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A temporary file that takes a file's place, if all goes well. A later one uses up what a killed process left."""
-    digest = hashlib.blake2b(os.fsencode(path.name), digest_size=8).hexdigest()
-    temporary = path.with_name(f".annotary-{digest}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        with contextlib.suppress(FileNotFoundError):
-            shutil.copymode(path, temporary)
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
 
 
 @contextlib.contextmanager

@@ -1,11 +1,14 @@
-"""Tables of images: which column holds them. What CSV and Parquet have in common."""
+"""Tables of images: which column holds them, and what its cells name. What CSV and Parquet have in common."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from annotary.errors import UsageError
 from annotary.sources._options import SourceOptions
+from annotary.sources._paths import is_there, join
+from annotary.sources._rows import is_address
 
 COLUMNS = (
     "image", "path", "file", "file_name", "filename", "image_path", "url", "image_url",
@@ -48,6 +51,20 @@ def column_of(
         f"none of the columns of {table} has a usual name for images; "
         f"choose one with --image-column: {known}"
     )
+
+
+def place_in(cell: str, folder: str) -> str:
+    """The path or address in a cell. In what annotary writes, bytes of names that are not UTF-8 are escapes.
+
+    Args:
+        cell: Its text.
+        folder: Where paths that are not absolute start; else they start in the current folder.
+    """
+    if is_address(cell.strip()):
+        return cell.strip()
+    if r"\udc" not in cell or is_there(join(folder, cell)) or is_there(cell):
+        return cell
+    return re.sub(r"\\udc([89a-f][0-9a-f])", lambda found: chr(0xDC00 + int(found[1], 16)), cell)
 
 
 def _listed(columns: Sequence[str]) -> str:

@@ -22,7 +22,7 @@ PIECE = 64 * 1024
 LONGEST_ROW = 16 * 1024 * 1024
 """Bytes of a row; a longer one is a failure, so that what is no list cannot fill the memory."""
 
-KEYS = ("image", "path", "file", "file_name", "url")
+KEYS = ("image", "path", "file", "file_name", "image_path", "url")
 """Where a JSON object may name its image; the first that holds text counts."""
 
 

@@ -10,17 +10,16 @@ of counts. Where paths start says `annotary.sources._rows`. A row that is broken
 from __future__ import annotations
 
 import csv
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
 from annotary.errors import UnreachableImage
 from annotary.records import Failure, Item
-from annotary.sources._columns import column_of
+from annotary.sources._columns import column_of, place_in
 from annotary.sources._options import SourceOptions
-from annotary.sources._paths import is_there, join, kind_of, reason
-from annotary.sources._rows import LONGEST_ROW, image_at, is_address
+from annotary.sources._paths import kind_of, reason
+from annotary.sources._rows import LONGEST_ROW, image_at
 
 SUFFIXES = {".csv": ",;\t", ".tsv": "\t", ".tab": "\t"}
 """Endings of file names, in lower case, and what may stand between cells."""
@@ -141,18 +140,9 @@ def _images(rows: _Rows, place: int, argument: str, folder: str) -> Iterator[Ite
             continue
         cell = row[place].strip() if place < len(row) else ""
         if cell:
-            yield image_at(_path(row[place], folder), folder)
+            yield image_at(place_in(row[place], folder), folder)
         else:
             yield _failure(f"{argument}:{rows.line}", "this row names no image")
-
-
-def _path(cell: str, folder: str) -> str:
-    """The path or address of a cell. In what annotary writes, bytes of names that are not UTF-8 are escapes."""
-    if is_address(cell.strip()):
-        return cell.strip()
-    if r"\udc" not in cell or is_there(join(folder, cell)) or is_there(cell):
-        return cell
-    return re.sub(r"\\udc([89a-f][0-9a-f])", lambda found: chr(0xDC00 + int(found[1], 16)), cell)
 
 
 def _failure(name: str, message: str) -> Failure:

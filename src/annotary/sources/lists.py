@@ -1,8 +1,8 @@
 """A file that lists images: .txt and .lst with a path on each line, .jsonl and .ndjson with JSON.
 
-A JSON row is text, or an object that names its image in "image", "path", "file", "file_name" or
-"url". So results and failures that annotary wrote are lists, too. `annotary.sources._rows` says
-where paths start and what is a comment.
+A JSON row is text, or an object that names its image in "image", "path", "file", "file_name",
+"image_path" or "url". So results and failures that annotary wrote are lists, too.
+`annotary.sources._rows` says where paths start and what is a comment.
 """
 
 from __future__ import annotations

@@ -7,22 +7,23 @@ One column holds the images: the one that `--image-column` names, else the first
 `train.parquet/17-dog.jpg` by the end of its path (which alone need not tell two images apart); without bytes it is its
 path. A row without any of that is a failure with the row's name.
 
-The table is read in small batches, and of its columns only this one. Needs pyarrow.
+The table is read in small batches, and of its columns only this one; so large rows are read one by one. A group of
+rows that are far too large to be read is one failure, with the name of the table. Needs pyarrow.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from annotary.errors import MissingExtra, UnreachableImage, UsageError
 from annotary.records import Failure, Item
-from annotary.sources._columns import column_of
+from annotary.sources._columns import column_of, place_in
 from annotary.sources._options import SourceOptions
 from annotary.sources._paths import kind_of
-from annotary.sources._rows import image_at, is_address
+from annotary.sources._rows import image_at
 from annotary.sources._shard import Shard
 
 if TYPE_CHECKING:
@@ -35,7 +36,10 @@ SUFFIXES = (".parquet", ".pq")
 READS_IMAGES = True
 
 BATCH = 32
-"""Rows that are held at a time."""
+"""The most rows that are held at a time."""
+
+HELD = 64 * 1024 * 1024
+"""Bytes that a batch may take, unless a single row takes more."""
 
 _PAGES = 1024 * 1024  # bytes of the file that are buffered, in the place of a whole group of rows
 
@@ -76,10 +80,20 @@ def items(argument: str, options: SourceOptions) -> Iterator[Found]:
         with _open(argument) as table:
             column = _column(table, argument, options)
             row = _Row(argument, options)
-            for batch in table.iter_batches(BATCH, columns=[column], use_threads=False):
-                for value in batch.column(0):
-                    yield row.image(number, value)
-                    number += 1
+            leaves = _leaves(table, column)
+            for group in range(table.num_row_groups):
+                rows, size, batch_rows = _measured(table, group, leaves)
+                if size > max(1, rows) * (_limit(options) + _PAGES):
+                    yield _refused(argument, number, rows, options)
+                    number += rows
+                    continue
+                batches = table.iter_batches(
+                    batch_rows, row_groups=[group], columns=[column], use_threads=False
+                )
+                for batch in batches:
+                    for value in batch.column(0):
+                        yield row.image(number, value)
+                        number += 1
     except (OSError, ValueError, arrow.ArrowException) as error:
         many = f"{number:,} row{'s' if number > 1 else ''}"
         told = f"only {many} of this table could be read" if number else "this table cannot be read"
@@ -117,7 +131,7 @@ class _Row:
             return self._encoded(number, data, path)
         if not path.strip():
             return self._failure(str(number), "this row holds no image")
-        return image_at(path.strip() if is_address(path.strip()) else path, self._folder)
+        return image_at(place_in(path, self._folder), self._folder)
 
     def _encoded(self, number: int, data: pa.Scalar, path: str) -> Found:
         end = re.split(r"[/\\]", path)[-1]
@@ -139,7 +153,7 @@ def _arrow() -> Any:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
-        raise MissingExtra("Reading Parquet", "catalog") from error
+        raise MissingExtra("Reading Parquet", "parquet") from error
     return pyarrow
 
 
@@ -165,6 +179,38 @@ def _column(table: pq.ParquetFile, argument: str, options: SourceOptions) -> str
             "which is neither a path or an address nor an encoded image"
         )
     return column
+
+
+def _leaves(table: pq.ParquetFile, column: str) -> list[int]:
+    """Which of the columns as they are stored make a column: one, or one for each field of a struct."""
+    paths = [table.schema.column(place).path for place in range(len(table.schema))]
+    return [
+        place for place, path in enumerate(paths) if path == column or path.startswith(f"{column}.")
+    ]
+
+
+def _measured(table: pq.ParquetFile, group: int, leaves: Sequence[int]) -> tuple[int, int, int]:
+    """The number of rows of a group, the bytes of its images before compression, and how many rows to hold at a time.
+
+    How large a single row is does not stand in the file. It is never larger than its group; but as values that repeat
+    may be stored once, each of the rows can be as large as that.
+    """
+    described = table.metadata.row_group(group)
+    size = sum(max(0, described.column(place).total_uncompressed_size) for place in leaves)
+    return described.num_rows, size, min(max(1, HELD // max(1, size)), BATCH)
+
+
+def _limit(options: SourceOptions) -> int:
+    """Bytes that the rows of a group may have on average; a few more are headers."""
+    return max(options.max_bytes, HELD)
+
+
+def _refused(argument: str, number: int, rows: int, options: SourceOptions) -> Failure:
+    """The failure of a group of rows that is not read."""
+    which = f"rows {number:,} to {number + rows - 1:,}" if rows > 1 else f"row {number:,}"
+    limit = f"larger than {_limit(options):,} bytes (--max-bytes)"
+    told = f"{limit} on average" if rows > 1 else limit
+    return Failure.of(argument, UnreachableImage(f"{which} of this table: {told}"))
 
 
 def _can_hold(kind: pa.DataType) -> bool:

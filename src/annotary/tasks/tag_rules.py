@@ -14,6 +14,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from fnmatch import translate
 from pathlib import Path
 from typing import Any, Literal
@@ -107,24 +108,47 @@ class RuledNames:
                 self._places.setdefault(name, []).append(place)
         self._first = [set(self.matching(pattern, "to stand first")) for pattern in rules.first]
 
-    def matching(self, pattern: str, purpose: str) -> list[int]:
-        """The tags that a pattern matches, by any of their names. A pattern that is a tag's name is that tag alone.
+    def places(self, pattern: str) -> list[int]:
+        """The tags that a pattern matches, by any of their names.
+
+        A pattern that is a tag's name is that tag alone; also where only case, or underscores for spaces, differ.
 
         Args:
             pattern: A name, or one with wildcards: `*`, `?`, `[...]`.
+        """
+        found = self._places.get(pattern)
+        if found is not None:
+            return found
+        is_match = re.compile(translate(pattern)).match
+        matches = (
+            place for name, places in self._places.items() if is_match(name) for place in places
+        )
+        loosely = _loosely(pattern)
+        return sorted(set(matches)) or [
+            place
+            for name, places in self._places.items()
+            if _loosely(name) == loosely
+            for place in places
+        ]
+
+    def matching(self, pattern: str, purpose: str) -> list[int]:
+        """The same, where a pattern that matches nothing is an error.
+
+        Args:
+            pattern: A name, or one with wildcards.
             purpose: What for, in the message ("to be kept").
 
         Raises:
-            UsageError: It matches no tag.
+            UsageError: It matches no tag; the message names one that is like it.
         """
-        found = self._places.get(pattern)
-        if found is None:
-            is_match = re.compile(translate(pattern)).match
-            matches = (place for name, place in self._places.items() if is_match(name))
-            found = sorted({place for places in matches for place in places})
+        found = self.places(pattern)
         if not found:
+            close = get_close_matches(pattern, self._places, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            if "," in pattern:
+                hint = "; give the option once for each pattern, or '@FILE'"
             total = len(self.names)
-            raise UsageError(f"{pattern!r}, {purpose}, matches none of the {total} tags")
+            raise UsageError(f"{pattern!r}, {purpose}, matches none of the {total:,} tags{hint}")
         return found
 
     def without_superfluous(self, indices: Iterable[int]) -> list[int]:
@@ -165,6 +189,10 @@ def with_spaces(name: str) -> str:
     """
     is_face = name.isascii() and not _TWO_LETTERS.search(name)
     return name if is_face else name.replace("_", " ").strip() or name
+
+
+def _loosely(name: str) -> str:
+    return with_spaces(name.casefold())
 
 
 def digest_of(path: Path | None) -> str | None:
@@ -228,7 +256,7 @@ def _renamed(vocabulary: Vocabulary, rules: TagRules) -> tuple[str, ...]:
     if rules.aliases is not None:
         aliases = dict(read_pairs(rules.aliases))
         if not aliases.keys() & names.keys():
-            raise UsageError(f"{rules.aliases} renames none of the {len(names)} tags")
+            raise UsageError(f"{rules.aliases} renames none of the {len(names):,} tags")
         names = {name: _last(name, aliases, rules.aliases) for name in names}
     for told in rules.replace:
         old, new = _replacement(told, names)
@@ -255,7 +283,7 @@ def _replacement(told: str, names: Mapping[str, str]) -> tuple[str, str]:
         raise UsageError(f"replace must be 'old=new', but got {told!r}")
     if not found:
         old = told[: ends[0]]
-        raise UsageError(f"{old!r}, to be replaced, is none of the {len(names)} tags")
+        raise UsageError(f"{old!r}, to be replaced, is none of the {len(names):,} tags")
     place = found[-1]
     return told[:place].strip(), told[place + 1 :].strip()
 
@@ -273,7 +301,7 @@ def _implied(
     known = set(names)
     closure = {name: _all_after(name, direct) for name in known & direct.keys()}
     if not any(after & known for after in closure.values()):
-        raise UsageError(f"{path} says nothing of the {len(names)} tags")
+        raise UsageError(f"{path} has no implication of any of the {len(names):,} tags")
     return {
         name: frozenset(other for other in after if name not in closure.get(other, ()))
         for name, after in closure.items()

@@ -150,7 +150,8 @@ class TagSelector:
         kept = self._ruled.without_superfluous(indices)
         if self._options.min_tags is not None and len(kept) < self._options.min_tags:
             kept = self._filled(indices, scores, self._options.min_tags)
-        found = self._ruled.ordered(kept[: self._options.top])
+        best = _best_first(np.asarray(kept[: self._options.top], dtype=np.intp), scores)
+        found = self._ruled.ordered(best)
         if self._ratings is not None and len(self._ratings):
             found = self._with_rating(found, scores)
         shown, categories = self._ruled.shown, self._vocabulary.categories
@@ -179,15 +180,29 @@ class TagSelector:
     def _kept(self) -> npt.NDArray[np.bool_]:
         """Which tags may be chosen at all, bool[t]."""
         kept = np.asarray([bool(name) for name in self._ruled.names])
-        for pattern in _patterns(self._options.exclude):
-            kept[self._ruled.matching(pattern, "to be excluded")] = False
-        patterns = _patterns(self._options.keep)
-        if patterns:
+        kept[self._matching(self._options.exclude, "to be excluded")] = False
+        if self._options.keep:
             is_wanted = np.zeros_like(kept)
-            for pattern in patterns:
-                is_wanted[self._ruled.matching(pattern, "to be kept")] = True
+            is_wanted[self._matching(self._options.keep, "to be kept")] = True
             kept &= is_wanted
         return kept
+
+    def _matching(self, told: Iterable[str], purpose: str) -> list[int]:
+        """The tags that patterns match. A file may be made for several vocabularies: one entry has to match."""
+        found: list[int] = []
+        for pattern in told:
+            listed = _listed(pattern)
+            if listed is None:
+                found += self._ruled.matching(pattern, purpose)
+                continue
+            matches = [place for entry in listed for place in self._ruled.places(entry)]
+            if listed and not matches:
+                total = len(self._vocabulary)
+                raise UsageError(
+                    f"no entry of {pattern[1:]}, {purpose}, is any of the {total:,} tags"
+                )
+            found += matches
+        return found
 
     def _cut(self, scores: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Thresholds for one image: in each category the middle of the largest gap between its sorted scores.
@@ -317,24 +332,25 @@ def _number(text: str) -> float | None:
     return value if 0.0 <= value <= 1.0 else None
 
 
-def _patterns(told: Iterable[str]) -> list[str]:
-    """Patterns, with those of files in the place of '@FILE'.
+def _listed(pattern: str) -> list[str] | None:
+    """The patterns of '@FILE'; None for what is a pattern itself.
 
     Raises:
-        UsageError: A file cannot be read.
+        UsageError: The file cannot be read.
     """
-    found: list[str] = []
-    for pattern in told:
-        path = Path(pattern[1:])
-        if not pattern.startswith("@") or (not path.suffix and not path.is_file()):
-            found.append(pattern)  # a tag may begin with the sign, such as @_@
-            continue
-        try:
-            text = path.read_text(encoding="utf-8-sig")
-        except OSError as error:
-            raise UsageError(f"cannot read {path}: {error.strerror}") from error
-        except ValueError as error:
-            raise UsageError(f"cannot read {path}: {error}") from error
-        lines = (line.strip() for line in text.splitlines())
-        found += [line for line in lines if line and not line.startswith("# ")]
-    return found
+    path = Path(pattern[1:])
+    if not pattern.startswith("@") or (not path.suffix and not path.is_file()):
+        return None  # a tag may begin with the sign, such as @_@
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise UsageError(f"cannot read {path}: {error}") from error
+    lines = (line.strip() for line in text.splitlines())
+    return [line for line in lines if line and not line.startswith("# ")]
+
+
+def _patterns(told: Iterable[str]) -> list[str]:
+    """Patterns, with those of files in the place of '@FILE'."""
+    return [entry for pattern in told for entry in (_listed(pattern) or [pattern])]
