@@ -99,6 +99,7 @@ def _option(record: type, entry: Field[Any]) -> Callable[[Function], Function]:
         cls=_SectionedOption,
         section=section,
         type=kind,
+        metavar=entry.metadata.get("metavar"),
         multiple=multiple,
         default=default or None if multiple else default,
         show_default=default is not None and not multiple,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from annotary.sources._shard import Shard
 
@@ -14,22 +14,22 @@ class SourceOptions:
     recursive: bool = True
     """Go into the folders of a folder."""
 
-    include_files: tuple[str, ...] = ()
+    include_files: tuple[str, ...] = field(default=(), metadata={"metavar": "PATTERN"})
     """Take only files that match this pattern, such as '*.jpg' or '2024/**'.
 
     May be given several times.
     """
 
-    exclude_files: tuple[str, ...] = ()
+    exclude_files: tuple[str, ...] = field(default=(), metadata={"metavar": "PATTERN"})
     """Leave out files and folders that match this pattern. May be given several times."""
 
-    shard: str | None = None
+    shard: str | None = field(default=None, metadata={"metavar": "I/N"})
     """Do only a part of the images, for many machines: 2/8 is the second of eight.
 
     Which images that are depends on their names below what is named, not on their order or number.
     """
 
-    image_column: str | None = None
+    image_column: str | None = field(default=None, metadata={"metavar": "NAME"})
     """Column of a CSV or Parquet table that holds the images: paths, addresses or encoded bytes.
 
     Otherwise the first column with a usual name is taken, such as image, path, file_name or url.

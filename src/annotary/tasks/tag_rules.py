@@ -13,7 +13,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from fnmatch import translate
 from pathlib import Path
@@ -40,7 +40,7 @@ class TagRules:
     """A file of names and what to call them instead: 'old,new' on each line, or a dump of Danbooru's aliases
     (JSON Lines)."""
 
-    replace: tuple[str, ...] = ()
+    replace: tuple[str, ...] = field(default=(), metadata={"metavar": "OLD=NEW"})
     """Call a tag something else: 'old=new'; 'old=' leaves it out. May be given several times."""
 
     implications: Path | None = None
@@ -56,7 +56,7 @@ class TagRules:
     order: Order = "score"
     """What stands first: the best score, the vocabulary's first tag, or categories (characters before general tags)."""
 
-    first: tuple[str, ...] = ()
+    first: tuple[str, ...] = field(default=(), metadata={"metavar": "PATTERN"})
     """Move tags that match this pattern to the front. May be given several times, in their order."""
 
     def __post_init__(self) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Real
 from pathlib import Path
 from typing import Any, Literal
@@ -48,14 +48,14 @@ class TaggingOptions:
     top: int | None = None
     """Keep at most this many tags. With --min-tags of the same number: exactly this many."""
 
-    exclude: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = field(default=(), metadata={"metavar": "PATTERN"})
     """Leave out tags that match this pattern, such as 'dog' or '*fish*'; '@FILE' names a file with one on each
     line. May be given several times."""
 
-    keep: tuple[str, ...] = ()
+    keep: tuple[str, ...] = field(default=(), metadata={"metavar": "PATTERN"})
     """Keep only tags that match this pattern, or one of '@FILE'. May be given several times."""
 
-    category_threshold: tuple[str, ...] = ()
+    category_threshold: tuple[str, ...] = field(default=(), metadata={"metavar": "NAME=X"})
     """The threshold of one category, such as character=0.85. May be given several times."""
 
     tag_thresholds: Path | None = None
