@@ -82,6 +82,23 @@ def make_wd(
     return directory
 
 
+def move_weights_out(path: Path, least: int = 128) -> Path:
+    """Put the weights of an ONNX file in another one beside it, as exporters do with large ones; gives that one.
+
+    Shapes must stay where they are: `least` is the size from which on tensors go, as Python's object of their bytes.
+    """
+    import onnx
+
+    beside = path.with_name(path.name + ".data")
+    onnx.save(
+        *(onnx.load(path), path),
+        save_as_external_data=True,
+        location=beside.name,
+        size_threshold=least,
+    )
+    return beside
+
+
 def make_joytag(
     directory: Path,
     config: Mapping[str, Any] = SMALL_JOYTAG,

@@ -56,6 +56,20 @@ def test_a_card_is_read(colours):
         (("size = [16, 16]", "size = [16, 16]\npad_colour = [0, 0, 300]"), "pad_colour"),
         (("size = [16, 16]", "size = [16.5, 16]"), "size must be"),
         (("size = [16, 16]", 'size = [16, 16]\nmean = ["a", 1, 1]'), "mean and std"),
+        (("size = [16, 16]", "size = [true, true]"), "size must be"),
+        (("size = [16, 16]", "size = [16, 16]\nstd = [nan, 1, 1]"), "mean and std"),
+        (("size = [16, 16]", "size = [16, 16]\nmean = [inf, 1, 1]"), "mean and std"),
+        (("size = [16, 16]", "size = [16, 16]\nmean = [true, 1, 1]"), "mean and std"),
+        (("size = [16, 16]", "size = [16, 16]\nscale = inf"), "scale must be a number above 0"),
+        (("size = [16, 16]", "size = [16, 16]\nscale = true"), "scale must be a number above 0"),
+        (("size = [16, 16]", 'size = [16, 16]\ncrop_share = "1"'), "crop_share must be in 0..1"),
+        (("size = [16, 16]", "size = [16, 16]\npad_colour = [1.5, 1, 1]"), "pad_colour must be"),
+        (("[preprocess]", "source = 1\n[preprocess]"), "source must be text, but got 1"),
+        (("[preprocess]", 'source = ["hf:a/b"]\n[preprocess]'), "source must be text"),
+        (("[preprocess]", "description = []\n[preprocess]"), "description must be text"),
+        (("[preprocess]", "revision = 5\n[preprocess]"), "revision must be text"),
+        (("[preprocess]", "paper = true\n[preprocess]"), "paper must be text"),
+        (("[preprocess]", "[sizes]\na = true\n[preprocess]"), "sizes must be bytes"),
         (('family = "onnx_tagger"', "family = 5"), "family must be text"),
         (("size = [16, 16]", "size = [16, 16]\nscale = 0"), "scale must be a number above 0"),
         (('"model.onnx" = "', '"model.onnx" = "x'), "sha256 of model.onnx must be 64 digits"),
@@ -106,6 +120,7 @@ def test_damaged_and_missing_files_are_named(tmp_path):
         "name,category,balanced\nred,colour,5\n",
         "name,category,balanced\nred,colour,nan\n",
         "name,category\nred,colour\n,colour\n",
+        'name,category\n"red,colour\n' + "green,colour\n" * 20_000,  # longer than csv reads
     ],
 )
 def test_wrong_tags_say_which_file(tmp_path, content):

@@ -37,7 +37,9 @@ def server(monkeypatch, tmp_path):
 
 def pulled(expected=None, **options):
     listing = hub.list_files(REPOSITORY)
-    return hub.fetch(REPOSITORY, listing, expected or {"model.onnx": ""}, **options)
+    snapshot = hub.fetch(REPOSITORY, listing, expected or {"model.onnx": ""}, **options)
+    hub.note(REPOSITORY, snapshot)
+    return snapshot
 
 
 def partial_files(tmp_path):
@@ -236,6 +238,50 @@ def test_a_name_stands_for_the_commit_that_was_fetched(server):
     assert hub.on_disk(Repository("owner/name", COMMIT)).directory == first.directory
 
 
+def test_the_files_of_a_commit_are_known_whatever_name_they_were_fetched_by(server):
+    first = pulled()
+    repository = server.repositories["owner/name"]
+    repository.commits["b" * 40] = {"model.onnx": b"another"}
+    assert hub.on_disk(Repository("owner/name", COMMIT)) == first
+    repository.revisions["main"] = "b" * 40
+    pulled()
+    assert hub.on_disk(Repository("owner/name", COMMIT)) == first
+
+
+def test_nothing_is_noted_before_all_is_here(server):
+    hub.fetch(REPOSITORY, hub.list_files(REPOSITORY), {"tags.txt": ""})
+    assert hub.on_disk(REPOSITORY) is None
+
+
+def test_what_is_fetched_later_adds_to_what_is_noted(server):
+    assert pulled({"tags.txt": ""}).files.keys() == {"tags.txt"}
+    pulled({"model.onnx": ""})
+    assert hub.on_disk(REPOSITORY).files.keys() == {"tags.txt", "model.onnx"}
+
+
+def test_the_cache_itself_tells_checksums(server, tmp_path):
+    directory = pulled({"model.onnx": "", "tags.txt": ""}).directory
+    large, small = directory / "model.onnx", directory / "tags.txt"
+    assert hub.cached_digest(large) == sha256(CONTENT)
+    assert hub.cached_digest(small) == sha256(b"a\nb\n")
+    large.write_bytes(b"damaged")
+    assert hub.cached_digest(large) == sha256(CONTENT)  # what it must have
+    small.write_bytes(b"a\nc\n")
+    with pytest.raises(ModelError, match=r"tags\.txt is damaged"):
+        hub.cached_digest(small)
+    (tmp_path / "plain").write_bytes(b"x")  # a cache without links
+    assert hub.cached_digest(tmp_path / "plain") == ""
+
+
+def test_pauses_double_from_the_first_on(server, monkeypatch):
+    pauses = []
+    monkeypatch.setattr(hub, "_PAUSE", 1.0)
+    monkeypatch.setattr(hub.time, "sleep", pauses.append)
+    server.cuts["model.onnx"] = [0, 0, 1000, 0, 0]
+    pulled()
+    assert pauses == [1, 2, 1, 2, 4]
+
+
 def test_errors_are_one_line_and_say_what_to_do(server, tmp_path):
     cases = {
         Repository("owner/none"): "has no owner/none",
@@ -285,6 +331,46 @@ def test_a_server_that_is_no_hub(server, monkeypatch):
     )
     with pytest.raises(ModelError, match="gives no sense for hf:owner/name"):
         hub.list_files(REPOSITORY)
+
+
+FULL = {"id": "owner/name", "sha": COMMIT, "siblings": []}
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        *({}, [], None, "text", 5),
+        *({**FULL, "siblings": held} for held in (5, [5], [{}], [{"rfilename": 5}])),
+        {**FULL, "cardData": [1]},
+        {**FULL, "sha": 5},
+    ],
+)
+def test_an_answer_of_another_kind_is_one_line(server, monkeypatch, told):
+    answer = json.dumps(told).encode()
+    monkeypatch.setattr(
+        FakeHub, "_about", lambda self, request, *_: self._send(request, 200, answer, {})
+    )
+    with pytest.raises(ModelError, match=r"gives no (sense|commit) for hf:owner/name") as raised:
+        hub.list_files(REPOSITORY)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("licence", "told"),
+    [("mit", "mit"), (["mit", "other"], "mit, other"), (5, "5"), ([5], "5"), (None, "")],
+)
+def test_a_licence_of_any_kind_is_text(server, licence, told):
+    server.repositories["owner/name"].licence = licence
+    assert hub.list_files(REPOSITORY).licence == told
+
+
+def test_a_size_that_is_none_is_not_known(server, monkeypatch):
+    files = [{"rfilename": "model.onnx", "size": "large"}, {"rfilename": "tags.txt"}]
+    answer = json.dumps({**FULL, "siblings": files}).encode()
+    monkeypatch.setattr(
+        FakeHub, "_about", lambda self, request, *_: self._send(request, 200, answer, {})
+    )
+    assert hub.list_files(REPOSITORY).sizes == {"model.onnx": 0, "tags.txt": 0}
 
 
 @pytest.mark.parametrize("commit", ["../../../etc", "", "main"])

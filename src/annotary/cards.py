@@ -11,6 +11,7 @@ import csv
 import hashlib
 import io
 import json
+import math
 import os
 import re
 import tomllib
@@ -75,16 +76,17 @@ class PreprocessSpec:
         _check_choice("channel_order", self.channel_order, get_args(ChannelOrder))
         _check_choice("layout", self.layout, get_args(Layout))
         _check_choice("dtype", self.dtype, get_args(NumberType))
-        if len(self.size) != 2 or not all(isinstance(s, int) and s > 0 for s in self.size):
+        if len(self.size) != 2 or not all(_is_whole(side) and side > 0 for side in self.size):
             raise ValueError(f"size must be (height, width) in pixels, but got {self.size!r}")
-        if not 0.0 < self.crop_share <= 1.0:
+        if not _is_number(self.crop_share) or not 0.0 < self.crop_share <= 1.0:
             raise ValueError(f"crop_share must be in 0..1, but got {self.crop_share!r}")
-        numbers = all(isinstance(value, int | float) for value in (*self.mean, *self.std))
+        numbers = all(_is_number(value) for value in (*self.mean, *self.std))
         if not numbers or len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0.0:
             raise ValueError(f"mean and std must have 3 values, std > 0: {self.mean}, {self.std}")
-        if not isinstance(self.scale, int | float) or self.scale <= 0.0:
+        if not _is_number(self.scale) or self.scale <= 0.0:
             raise ValueError(f"scale must be a number above 0, but got {self.scale!r}")
-        if len(self.pad_colour) != 3 or not all(0 <= value <= 255 for value in self.pad_colour):
+        whole = all(_is_whole(value) and 0 <= value <= 255 for value in self.pad_colour)
+        if not whole or len(self.pad_colour) != 3:
             raise ValueError(f"pad_colour must be RGB 0..255, but got {self.pad_colour!r}")
 
     @classmethod
@@ -145,13 +147,16 @@ class Card:
             value = getattr(self, what)
             if not isinstance(value, str) or not value:
                 raise ValueError(f"{what} must be text, but got {value!r}")
+        for what in ("description", "source", "revision", "paper"):
+            if not isinstance(getattr(self, what), str):
+                raise ValueError(f"{what} must be text, but got {getattr(self, what)!r}")
         if not isinstance(self.files, Mapping) or not isinstance(self.sizes, Mapping):
             raise ValueError("files must be a table of names and sha256, sizes of names and bytes")
         for name, digest in self.files.items():
             check_file_name(name)
             if not isinstance(digest, str) or not re.fullmatch(r"([0-9a-f]{64})?", digest):
                 raise ValueError(f"the sha256 of {name} must be 64 digits 0..9a..f: {digest!r}")
-        if not all(isinstance(size, int) and size >= 0 for size in self.sizes.values()):
+        if not all(_is_whole(size) and size >= 0 for size in self.sizes.values()):
             raise ValueError("sizes must be bytes, 0 or more")
         _check_thresholds(self.thresholds)
 
@@ -251,7 +256,7 @@ def read_vocabulary(directory: Path) -> Vocabulary:
             categories=tuple(row.get("category") or "" for row in rows),
             thresholds={preset: tuple(float(row[preset]) for row in rows) for preset in presets},
         )
-    except (OSError, KeyError, TypeError, ValueError) as error:
+    except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
         raise ModelError(f"cannot read the tags of {path}: {error}") from error
 
 
@@ -332,11 +337,19 @@ def _check_thresholds(presets: Mapping[str, Mapping[str, float]]) -> None:
         if not isinstance(table, Mapping) or not table:
             raise ValueError(f"thresholds.{preset} must be a table of categories and numbers")
         for category, value in table.items():
-            is_number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not is_number or not 0.0 <= value <= 1.0:
+            if not _is_number(value) or not 0.0 <= value <= 1.0:
                 raise ValueError(
                     f"the threshold of {category!r} in {preset} must be in 0..1: {value!r}"
                 )
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    """Whether a value is a finite number; true and false are none."""
+    return _is_whole(value) or (isinstance(value, float) and math.isfinite(value))
 
 
 def _check_choice(what: str, value: str, known: tuple[str, ...]) -> None:

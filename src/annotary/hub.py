@@ -38,7 +38,7 @@ _ATTEMPTS = 5
 """How often a download is taken up again when nothing more comes; what comes starts the count anew."""
 
 _PAUSE = 1.0
-"""Seconds before the first new attempt; each further pause is twice as long."""
+"""Seconds before the first new attempt; each further pause without progress is twice as long."""
 
 _FOR_NOW = (408, 429, 500, 502, 503, 504)
 """Answers of servers that may be better next time."""
@@ -128,18 +128,44 @@ def is_offline() -> bool:
 def on_disk(repository: Repository) -> Snapshot | None:
     """What is on this machine of a repository at a revision; None when nothing is."""
     folder = _folder(repository)
-    noted = _read_record(folder).get(repository.revision)
-    if noted is not None:
-        commit, files, licence = noted["commit"], noted["files"], noted["licence"]
-    else:  # fetched by another program
-        commit, files, licence = repository.revision, {}, ""
-        if not repository.is_pinned:
-            with contextlib.suppress(OSError, ValueError):
-                commit = (folder / "refs" / repository.revision).read_text("utf-8").strip()
+    record = _read_record(folder)
+    commit = repository.revision
+    if repository.revision in record:
+        commit = record[repository.revision]["commit"]
+    elif not repository.is_pinned:  # fetched by another program
+        with contextlib.suppress(OSError, ValueError):
+            commit = (folder / "refs" / repository.revision).read_text("utf-8").strip()
     directory = folder / "snapshots" / commit
     if not re.fullmatch("[0-9a-f]{40}", commit) or not directory.is_dir():
         return None
+    files: dict[str, str] = {}
+    licence = ""
+    for noted in record.values():  # whatever name it was fetched by
+        if noted["commit"] == commit:
+            files |= noted["files"]
+            licence = licence or noted["licence"]
     return Snapshot(directory, commit, files, licence)
+
+
+def cached_digest(path: Path) -> str:
+    """The sha256 that a file of the cache has, or must have, by the name under which the cache keeps its content.
+
+    It is empty where the cache has no links. Small files, which the hub knows by git's sha1, are read.
+
+    Raises:
+        ModelError: A small file is not what the cache's name for it says.
+    """
+    tag = path.resolve().name if path.is_symlink() else ""
+    if re.fullmatch("[0-9a-f]{64}", tag):
+        return tag
+    if not re.fullmatch("[0-9a-f]{40}", tag):
+        return ""
+    try:
+        if not _fits(path, tag, ""):
+            raise ModelError(f"{path} is damaged: it has not the checksum that it was fetched with")
+        return _sha256(path)
+    except OSError as error:
+        raise ModelError(f"cannot read {path}: {error.strerror}") from error
 
 
 def list_files(repository: Repository, hint: str = "") -> Listing:
@@ -156,16 +182,31 @@ def list_files(repository: Repository, hint: str = "") -> Listing:
         from huggingface_hub import HfApi
 
         api = HfApi(endpoint=_constants().ENDPOINT)
-        info = api.model_info(
-            repository.name, revision=repository.revision, files_metadata=True, timeout=_timeout()
-        )
-        sizes = {entry.rfilename: entry.size or 0 for entry in info.siblings or ()}
-        commit = info.sha or ""
-        if not re.fullmatch("[0-9a-f]{40}", commit):
-            raise ModelError(f"{_constants().ENDPOINT} gives no commit for {repository}")
-        licence = (info.card_data.get("license") if info.card_data else None) or ""
-        top = {name: size for name, size in sizes.items() if "/" not in name and "\\" not in name}
-        return Listing(commit, top, licence if isinstance(licence, str) else ", ".join(licence))
+        try:
+            info = api.model_info(
+                repository.name,
+                revision=repository.revision,
+                files_metadata=True,
+                timeout=_timeout(),
+            )
+            return _listing(info, repository)
+        except (KeyError, TypeError, AttributeError) as error:  # JSON of another kind
+            raise ValueError(f"{type(error).__name__}: {error}") from error
+
+
+def _listing(info: Any, repository: Repository) -> Listing:
+    """What the hub says of a repository, as far as it is what a hub says."""
+    sizes = {
+        entry.rfilename: entry.size if isinstance(entry.size, int) else 0
+        for entry in info.siblings or ()
+    }
+    commit = info.sha or ""
+    if not isinstance(commit, str) or not re.fullmatch("[0-9a-f]{40}", commit):
+        raise ModelError(f"{_constants().ENDPOINT} gives no commit for {repository}")
+    licence = (info.card_data.get("license") if info.card_data else None) or ""
+    told = ", ".join(map(str, licence)) if isinstance(licence, list) else str(licence)
+    top = {name: size for name, size in sizes.items() if "/" not in name and "\\" not in name}
+    return Listing(commit, top, told)
 
 
 def fetch(
@@ -174,7 +215,7 @@ def fetch(
     expected: Mapping[str, str],
     progress: Progress | None = None,
 ) -> Snapshot:
-    """Fetch files of a repository, unless they are here and whole.
+    """Fetch files of a repository, unless they are here and whole. `note` then gives the revision its meaning.
 
     Args:
         repository: Which one.
@@ -183,7 +224,7 @@ def fetch(
         progress: Is told how far each file is.
 
     Returns:
-        What is on this machine now; it is also noted for the next time.
+        These files, which are on this machine now.
 
     Raises:
         ModelError: A file cannot be had, or is not what was expected. What came of it stays for the next attempt,
@@ -193,16 +234,27 @@ def fetch(
     with _told(repository, "; what has come is kept, and annotary pull goes on from there"):
         for name, wanted in expected.items():
             digests[name] = _fetch_file(repository, listing.commit, name, wanted, progress)
-        folder = _folder(repository)
-        with _lock(folder, RECORD_FILE):
-            before = _read_record(folder)
-            kept = before.get(repository.revision, {})
-            if kept.get("commit") == listing.commit:
-                digests = {**kept["files"], **digests}
-            entry = {"commit": listing.commit, "files": digests, "licence": listing.licence}
-            _write_record(folder, {**before, repository.revision: entry})
-    directory = folder / "snapshots" / listing.commit
+    directory = _folder(repository) / "snapshots" / listing.commit
     return Snapshot(directory, listing.commit, digests, listing.licence)
+
+
+def note(repository: Repository, snapshot: Snapshot) -> None:
+    """Note that a revision stands for what was fetched, once all that is needed of it is here.
+
+    Raises:
+        ModelError: It cannot be written.
+    """
+    folder = _folder(repository)
+    with _told(repository), _lock(folder, RECORD_FILE):
+        record = _read_record(folder)
+        before = record.get(repository.revision)
+        files = dict(snapshot.files)
+        if before is not None and before["commit"] == snapshot.commit:
+            files = {**before["files"], **files}
+        elif before is not None:  # its files stay, and can be asked for by their commit
+            record.setdefault(before["commit"], before)
+        entry = {"commit": snapshot.commit, "files": files, "licence": snapshot.licence}
+        _write_record(folder, {**record, repository.revision: entry})
 
 
 def _fetch_file(
@@ -288,11 +340,12 @@ def _download(
         here = part.stat().st_size if part.exists() else 0
         if problem is None and (size is None or here == size):
             return
-        left, pause = (_ATTEMPTS, _PAUSE) if here > most else (left - 1, pause * 2)
+        left, pause = (_ATTEMPTS, _PAUSE) if here > most else (left - 1, pause)
         most = max(most, here)
         if left <= 0:
             raise problem or _connection_errors()[0](f"it ends after {here:,} bytes")
         time.sleep(pause)
+        pause *= 2
 
 
 def _receive(
@@ -477,5 +530,5 @@ def _first(error: BaseException) -> str:
 
 __all__: Sequence[str] = (
     *("Listing", "Progress", "Repository", "Snapshot"),
-    *("fetch", "is_offline", "list_files", "on_disk"),
+    *("cached_digest", "fetch", "is_offline", "list_files", "note", "on_disk"),
 )

@@ -16,7 +16,7 @@ from annotary.errors import ModelError, UsageError
 from annotary.models import load_model, told_size
 from annotary.preprocess import to_batch
 from tests.conftest import make_colours
-from tests.taggers import WD_TAGS, make_wd
+from tests.taggers import WD_TAGS, make_wd, move_weights_out
 
 COMPLETE = (
     *("--licence", "MIT", "--channel-order", "bgr", "--fit", "pad", "--activation", "none"),
@@ -136,11 +136,68 @@ def test_tags_in_any_form(folder, name):
     assert set(vocabulary.categories) == ({"c"} if name.endswith("csv") else {""})
 
 
+def test_a_table_that_is_there_stays_as_it_is_written(folder):
+    for table in (
+        "name,category\r\n" + "".join(f"{name},c\r\n" for name, _ in WD_TAGS),
+        "category,name,count\n" + "".join(f"c,{name},7\n" for name, _ in WD_TAGS),
+        '"name"\n' + "".join(f'"{name}"\n' for name, _ in WD_TAGS),
+    ):
+        (folder / "tags.csv").write_bytes(table.encode())
+        for more in ((), ("--overwrite",)):
+            result = call("add", folder, *COMPLETE, *more)
+            assert result.exit_code == 0, result.exception
+            assert (folder / "tags.csv").read_bytes() == table.encode()
+        assert load_model(f"dir:{folder}").vocabulary.names[4] == "1girl"
+        (folder / "card.toml").unlink()
+
+
+def test_categories_of_a_wd_tagger_get_their_names(tmp_path):
+    folder = make_wd(tmp_path / "flowers")
+    table = folder / "selected_tags.csv"
+    assert call("add", folder, "--tags", table, *COMPLETE).exit_code == 0
+    assert read_vocabulary(folder).categories == (
+        *("rating",) * 4,
+        *("general",) * 3,
+        "character",
+    )
+
+
+def test_weights_in_a_file_of_their_own_are_on_the_card(folder):
+    beside = move_weights_out(folder / "model.onnx")
+    assert add(folder, *COMPLETE).exit_code == 0
+    assert set(read_card(folder).files) == {"model.onnx", beside.name, "tags.csv"}
+    beside.write_bytes(b"\0" * beside.stat().st_size)
+    with pytest.raises(ModelError, match=r"model\.onnx\.data is damaged"):
+        load_model(f"dir:{folder}")
+
+
+def test_a_run_does_not_mix_two_networks(folder, photos):
+    """A card that lists nothing is no way around it."""
+    photos(1)
+    beside = move_weights_out(folder / "model.onnx")
+    assert add(folder, *COMPLETE).exit_code == 0
+    card = folder / "card.toml"
+    card.write_text(card.read_text().partition("[files]")[0])
+    tag = ["tag", "photos", "--model", f"dir:{folder}", "--output", "tags.jsonl", "--quiet"]
+    assert CliRunner().invoke(annotary, tag).exit_code == 0
+    beside.write_bytes(b"\0" * beside.stat().st_size)
+    photos(2)
+    assert "holds results of other settings" in str(CliRunner().invoke(annotary, tag).exception)
+
+
+def test_a_network_for_several_images_at_once(tmp_path):
+    folder = make_wd(tmp_path / "flowers", fixed_batch=4)
+    result = call("add", folder, "--tags", folder / "selected_tags.csv", *COMPLETE)
+    assert result.exit_code == 0, result.exception
+    pixels = np.full((16, 16, 3), 10, np.uint8)
+    model = load_model(f"dir:{folder}")
+    assert model.tag_scores(to_batch([pixels] * 5, model.card.preprocess)).shape == (5, 8)
+
+
 def test_thresholds_of_a_table_are_kept(folder):
     rows = "".join(f"{name},0.25\n" for name, _ in WD_TAGS)
     (folder / "tags.csv").write_text("name,balanced\n" + rows)
-    assert call("add", folder, *COMPLETE).exit_code == 1  # tags.csv would be changed
-    assert call("add", folder, *COMPLETE, "--overwrite").exit_code == 0
+    assert call("add", folder, *COMPLETE).exit_code == 0
     assert load_model(f"dir:{folder}").vocabulary.thresholds["balanced"] == (0.25,) * 8
 
 
@@ -215,14 +272,23 @@ def test_without_a_terminal_all_that_is_missing_is_named(folder):
         (("--pad-colour", "1,2,300"), "pad_colour must be"),
         (("--threshold", "2"), "in 0..1: 2.0"),
         (("--network", "other.onnx"), "cannot read"),
+        (("--network", "../other.onnx"), "--network takes the name of a file in"),
+        (("--scale", "inf"), "scale must be a number above 0"),
+        (("--mean", "nan,0,0"), "mean and std"),
     ],
 )
 def test_values_that_make_no_sense(folder, arguments, message):
     assert message in refused(folder, *COMPLETE, *arguments)
 
 
+NO_NUMBERS = (
+    *(("--mean", "1,2"), ("--size", "large"), ("--size", "1x2x3")),
+    *(("--pad-colour", "1.5,2,3"), ("--pad-colour", "1,2")),
+)
+
+
 def test_numbers_that_are_none(folder):
-    for option, value in (("--mean", "1,2"), ("--size", "large"), ("--size", "1x2x3")):
+    for option, value in NO_NUMBERS:
         result = add(folder, *COMPLETE, option, value)
         assert result.exit_code == 2
         assert option in result.output
@@ -265,14 +331,15 @@ def test_a_person_is_asked(folder, monkeypatch):
             return True
 
     monkeypatch.setattr(models_command.sys, "stdin", Terminal())
-    answers = iter(["rgb", "pad", "0.5,0.5,0.5", "0.5,0.5,0.5", "none", "Apache-2.0"])
+    numbers = ("1,2", "0.5,0.5,0.5", "0.5,0.5,half", "0.5,0.5,0.5")  # what is wrong is asked again
+    answers = iter(["rgb", "pad", *numbers, "none", "Apache-2.0"])
     asked = []
 
-    def prompt(question, **_):
+    def answer(question):
         asked.append(question)
         return next(answers)
 
-    monkeypatch.setattr("click.prompt", prompt)
+    monkeypatch.setattr("click.termui.visible_prompt_func", answer)
     # The callback itself: click's test runner takes the place of the terminal.
     context = models_command.add.make_context(
         "add", [str(folder), "--tags", str(folder / "tags.txt")]
@@ -280,7 +347,7 @@ def test_a_person_is_asked(folder, monkeypatch):
     with context:
         models_command.add.invoke(context)
     assert [question.split()[0] for question in asked] == [
-        *("Order", "What", "Mean", "Deviation", "What", "Licence")
+        *("Order", "What", "Mean", "Mean", "Deviation", "Deviation", "What", "Licence")
     ]
     spec = read_card(folder).preprocess
     assert (spec.channel_order, spec.fit, spec.mean) == ("rgb", "pad", (0.5, 0.5, 0.5))

@@ -7,17 +7,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from annotary import hub, weights
-from annotary.cards import read_card
+from annotary.cards import card_text, read_card
 from annotary.cli import annotary
 from annotary.errors import ModelError, UnknownName, UsageError
 from annotary.models import find, load_model, pull
+from annotary.runtime import RuntimeOptions
 from tests.conftest import child_environment, make_colours
 from tests.hub_server import COMMIT, running_hub
-from tests.taggers import make_wd
+from tests.taggers import make_wd, move_weights_out
 
 LATER = "b" * 40
 TOP_TAGS = Path(__file__).parents[3] / "shared" / "data" / "joytag" / "top_tags.txt"
@@ -195,6 +197,136 @@ def test_a_repository_whose_card_lists_more_than_it_holds(server, tmp_path):
     server.add("someone/colours", files)
     message = "hf:someone/colours at aaaaaaaaaaaa cannot be used: it has no tags.csv"
     assert str(call("hf:someone/colours").exception) == message
+
+
+@pytest.mark.parametrize("has_card", [False, True])
+def test_weights_in_a_file_of_their_own_are_fetched(server, tmp_path, monkeypatch, has_card):
+    """Only the network tells of them; the card need not list them."""
+    folder = make_wd(tmp_path / "large")
+    beside = move_weights_out(folder / "model.onnx")
+    if has_card:
+        (folder / "card.toml").write_text(card_text(find(f"dir:{folder}").card))
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    server.add("someone/large", files, large={"model.onnx", beside.name})
+    server.statuses = [503] * hub._ATTEMPTS * 2  # what was stopped goes on, and is nobody's before
+    assert isinstance(call("hf:someone/large").exception, ModelError)
+    assert hub.on_disk(hub.Repository("someone/large")) is None
+    server.statuses = []
+    assert f"  {beside.name}  " in call("hf:someone/large").output
+    assert "here already" in call("hf:someone/large").output
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    found = find("hf:someone/large")
+    assert found.card.files[beside.name] == hashlib.sha256(beside.read_bytes()).hexdigest()
+    images = np.zeros((2, 16, 16, 3), np.float32)
+    expected = load_model(f"dir:{folder}", RuntimeOptions(precision="fp32")).tag_scores(images)
+    made = load_model(found, RuntimeOptions(precision="fp32"))
+    assert made.tag_scores(images) == pytest.approx(expected, abs=1e-6)
+    (found.directory / beside.name).write_bytes(b"\0" * len(beside.read_bytes()))
+    with pytest.raises(ModelError, match=r"model\.onnx\.data is damaged: .* where HF_HUB_OFFLINE"):
+        load_model("hf:someone/large")
+    (found.directory / beside.name).unlink()
+    with pytest.raises(ModelError, match="is not on this machine"):
+        load_model("hf:someone/large")
+
+
+def test_weights_that_a_repository_lacks_are_named(server, tmp_path):
+    folder = make_wd(tmp_path / "large")
+    move_weights_out(folder / "model.onnx").unlink()
+    server.add("someone/large", {path.name: path.read_bytes() for path in folder.iterdir()})
+    message = "hf:someone/large at aaaaaaaaaaaa cannot be used: it has no model.onnx.data"
+    assert str(call("hf:someone/large").exception) == message
+
+
+def test_a_commit_that_cannot_be_used_is_not_kept(server, tmp_path):
+    folder = make_colours(tmp_path / "colours")
+    whole = {path.name: path.read_bytes() for path in folder.iterdir()}
+    broken = {
+        "someone/a": {name: whole[name] for name in ("card.toml", "tags.csv")},
+        "someone/b": {**whole, "card.toml": b"family = 5"},
+        "someone/c": {
+            **whole,
+            "card.toml": whole["card.toml"].replace(b"[files]", b"[files]\nx=''"),
+        },
+    }
+    for name, files in broken.items():
+        repository = server.add(name, files)
+        assert call(f"hf:{name}").exit_code == 1
+        repository.commits[LATER] = whole
+        repository.revisions["main"] = LATER
+        assert f"fetched, at {LATER}" in call(f"hf:{name}").output
+
+
+def test_what_cannot_run_is_not_called_fetched(server, tmp_path):
+    folder = make_colours(tmp_path / "colours")
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    card = files["card.toml"].replace(b"onnx_tagger", b"joytag").partition(b"[files]")[0]
+    server.add("someone/colours", files)
+    server.add("someone/lie", {"card.toml": card, "model.onnx": b"x"})
+    server.add("someone/joytag", {"card.toml": card, "model.onnx": b"x", "top_tags.txt": b"a"})
+    for name, message in (
+        ("wd-vit-tagger-v3", "nothing in it runs in torch"),
+        ("hf:someone/colours", "nothing in it runs in torch"),
+        ("hf:someone/joytag", "nothing in it runs in torch"),
+        ("hf:someone/lie", "not all files of a model of the family joytag: top_tags.txt with"),
+    ):
+        result = call(name, "--runtime", "torch")
+        assert isinstance(result.exception, UsageError), result.output
+        assert message in str(result.exception)
+        assert not result.output
+
+
+def test_a_card_says_which_network_is_its(server, tmp_path):
+    folder = make_colours(tmp_path / "colours")
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    files["mine.onnx"] = files.pop("model.onnx")
+    files["card.toml"] = files["card.toml"].replace(b"model.onnx", b"mine.onnx")
+    server.add("someone/colours", {**files, "model.onnx": b"of another model"})
+    assert call("hf:someone/colours").exit_code == 0
+    assert not server.gets("model.onnx")
+    assert load_model("hf:someone/colours").vocabulary.names == ("red", "green", "blue")
+
+
+def test_what_another_program_fetched_is_checked(server, wd_files, tmp_path):
+    from huggingface_hub import hf_hub_download
+
+    server.add("someone/anime", wd_files)
+    where = {"cache_dir": tmp_path / "cache", "endpoint": server.address}
+    paths = [Path(hf_hub_download("someone/anime", name, **where)) for name in wd_files]
+    for path in paths:
+        content = path.read_bytes()
+        path.write_bytes(content[:-1] + b"x")
+        with pytest.raises(ModelError, match=r"is damaged: .*; annotary pull hf:someone/anime"):
+            load_model("hf:someone/anime")
+        path.write_bytes(content)
+        digest = hashlib.sha256(content).hexdigest()
+        assert find("hf:someone/anime").card.files[path.name] == digest
+    (path.parent / "selected_tags.csv").write_bytes(b"damaged")
+    assert "fetched" in call("hf:someone/anime").output
+    assert "here already" in call("hf:someone/anime").output
+
+
+def test_a_commit_that_was_replaced_is_still_checked(server, wd_files):
+    path = pull("wd-vit-tagger-v3").directory / "selected_tags.csv"
+    name = "hf:SmilingWolf/wd-vit-tagger-v3"
+    repository = server.repositories[name.removeprefix("hf:")]
+    repository.commits[LATER] = {**wd_files}
+    repository.revisions["main"] = LATER
+    assert LATER in call(name, "--update").output
+    assert "licence apache-2.0" in call(f"{name}@{COMMIT}").output
+    path.write_bytes(path.read_bytes().replace(b"1girl", b"1boy!"))
+    with pytest.raises(ModelError, match="is damaged"):
+        load_model(f"{name}@{COMMIT}")
+
+
+def test_a_damaged_model_offline_is_called_so(server, monkeypatch):
+    path = pull("wd-vit-tagger-v3").directory / "selected_tags.csv"
+    path.write_bytes(b"damaged")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    told = str(call("wd-vit-tagger-v3").exception)
+    assert "selected_tags.csv is damaged: sha256" in told
+    assert told.endswith("fetches it anew, where HF_HUB_OFFLINE does not forbid it")
+    told = str(call("wd-vit-tagger-v3", "--runtime", "torch").exception)
+    assert told.startswith("wd-vit-tagger-v3 for torch is not on this machine")
 
 
 def test_a_repository_of_no_family(server):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import errno
 import io
 import json
 import shutil
@@ -22,7 +23,12 @@ from annotary.images import DecodeOptions, decode  # noqa: E402
 from annotary.models import find, joytag, load_model  # noqa: E402
 from annotary.preprocess import fit, to_batch  # noqa: E402
 from annotary.runtime import RuntimeOptions  # noqa: E402
-from tests.taggers import SMALL_JOYTAG, SMALL_TAGS, make_joytag  # noqa: E402
+from tests.taggers import (  # noqa: E402
+    SMALL_JOYTAG,
+    SMALL_TAGS,
+    make_joytag,
+    move_weights_out,
+)
 
 GOLDEN_LOGITS = (0.7092, -0.9252, 0.6282, -0.1373, 0.1224)
 GOLDEN_EMBEDDING = (-1.1947, -0.6700, -0.0034, -0.3572)
@@ -182,6 +188,69 @@ def test_the_embedding_leaves_no_file_behind(directory, tmp_path, monkeypatch):
     assert model.features(golden_input()).shape == (1, 32)
     assert sorted(directory.iterdir()) == before
     assert not list(tmp_path.iterdir())
+
+
+def with_onnx(directory, folder):
+    folder.mkdir()
+    for name in ("model.onnx", "top_tags.txt"):
+        shutil.copy(directory / name, folder / name)
+    return folder
+
+
+@pytest.mark.parametrize("runtime", [name for name in RUNTIMES if name != "torch"])
+def test_weights_in_a_file_of_their_own(directory, tmp_path, monkeypatch, runtime):
+    folder = with_onnx(directory, tmp_path / "model")
+    before = find(f"dir:{folder}")
+    beside = move_weights_out(folder / "model.onnx")
+    found = find(f"dir:{folder}")
+    fingerprint = found.fingerprint()
+    assert set(found.card.files) == {*before.card.files, beside.name}
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    model = load_model(found, exact(runtime))
+    one = load_model(f"dir:{directory}", exact(runtime))
+    assert model.tag_scores(golden_input(2)) == pytest.approx(one.tag_scores(golden_input(2)))
+    assert model.features(golden_input())[0, :4] == pytest.approx(GOLDEN_EMBEDDING, abs=1e-3)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
+    beside.write_bytes(beside.read_bytes()[:-4] + b"\0\0\1\0")
+    assert find(f"dir:{folder}").fingerprint() != fingerprint
+    beside.unlink()
+    with pytest.raises(ModelError, match=r"model\.onnx\.data is missing"):
+        load_model(f"dir:{folder}")
+
+
+@pytest.mark.parametrize("runtime", [name for name in RUNTIMES if name != "torch"])
+def test_messages_name_the_models_own_file(directory, tmp_path, runtime):
+    folder = with_onnx(directory, tmp_path / "model")
+    model = load_model(f"dir:{folder}", exact(runtime))
+    model.features(golden_input())
+    with pytest.raises(ModelError) as raised:
+        model.tag_scores(golden_input()[:, :, :32])
+    assert str(folder / "model.onnx") in str(raised.value)
+
+
+def test_a_full_disk_is_one_line(directory, tmp_path, monkeypatch):
+    folder = with_onnx(directory, tmp_path / "model")
+    model = load_model(f"dir:{folder}", exact("onnxruntime"))
+
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "copyfile", fail)
+        with pytest.raises(ModelError, match=r"a copy of .*model\.onnx .*: No space left"):
+            model.features(golden_input())
+    with monkeypatch.context() as patched:
+        patched.setattr("tempfile.mkdtemp", fail)
+        with pytest.raises(ModelError, match="no temporary folder can be made: No space left"):
+            model.features(golden_input())
+    assert model.features(golden_input()).shape == (1, 32)
+
+
+def test_hints_name_the_model_as_it_was_asked_for(directory):
+    with pytest.raises(UsageError) as raised:
+        load_model(f"dir:{directory}", RuntimeOptions(precision="int8"))
+    assert str(raised.value).startswith(f"dir:{directory} cannot run in int8 here")
+    assert f"annotary export dir:{directory} --precision int8 --calibrate" in str(raised.value)
 
 
 def test_without_torch_the_extra_is_named(tmp_path, monkeypatch):

@@ -306,6 +306,7 @@ def test_layer_scale_starts_by_depth(blocks, scale):
         ({"cnn_stem": "conv:c=-8;conv:c=16"}, "cnn_stem has 'c=-8'"),
         ({"cnn_stem": "conv:c=8,k=true;conv:c=16"}, "cnn_stem has 'k=true'"),
         ({"cnn_stem": ""}, "cnn_stem has ''"),
+        ({"cnn_stem": 5}, "cnn_stem must be text, but got 5"),
     ],
 )
 def test_an_impossible_configuration_is_refused_by_name(changes, told):
@@ -396,6 +397,17 @@ def test_every_dialect_of_checkpoint_loads(tmp_path, form, changes):
         assert torch.equal(loaded(images(2))[0], expected(images(2))[0])
 
 
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+def test_names_that_wrappers_of_torch_put_before_all_others(tmp_path, prefix):
+    expected = network()
+    state = {prefix + name: tensor for name, tensor in expected.state_dict().items()}
+    loaded = load_network(directory_of(tmp_path, state, TINY, "pt model"))
+    assert torch.equal(loaded(images(1))[0], expected(images(1))[0])
+    state["other"] = torch.zeros(1)
+    with pytest.raises(ModelError, match="are missing"):
+        load_network(directory_of(tmp_path, state, TINY, "pt model"))
+
+
 def test_safetensors_are_preferred(tmp_path):
     state = filled(network())
     directory_of(tmp_path, {name: tensor + 1 for name, tensor in state.items()}, TINY, "pt")
@@ -432,6 +444,16 @@ def test_weights_that_do_not_fit_are_named():
     )
 
 
+@pytest.mark.parametrize("kind", [torch.int32, torch.bool, torch.complex64])
+def test_weights_that_are_no_floats_are_named(kind):
+    made = network()
+    state = dict(made.state_dict())
+    state["norm.bias"] = state["norm.bias"].to(kind)
+    with pytest.raises(ModelError) as raised:
+        made.load_weights(state)
+    assert str(raised.value).endswith("norm.bias are no floating-point numbers")
+
+
 def test_many_names_are_told_shortly():
     with pytest.raises(ModelError, match=r"and \d+ more are missing") as raised:
         network().load_weights({})
@@ -462,13 +484,17 @@ def test_a_file_without_weights_is_refused(tmp_path, held):
 
 
 @pytest.mark.parametrize("name", ["model.pt", "model.safetensors"])
-@pytest.mark.parametrize("content", [b"", b"\x00" * 100, b"PK\x03\x04 and nothing else"])
+@pytest.mark.parametrize(
+    "content", [b"", b"\x00" * 100, b"PK\x03\x04 and nothing else", b"e", b"junk", b"\x80\x02q"]
+)
 def test_damaged_files_are_one_line(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ModelError) as raised:
         load_state(tmp_path)
     assert name in str(raised.value)
     assert "\n" not in str(raised.value)
+    if name == "model.pt":
+        assert "or is damaged" in str(raised.value)
 
 
 def test_a_directory_without_weights_says_what_it_looked_for(tmp_path):

@@ -13,7 +13,13 @@ onnx = pytest.importorskip("onnx")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 from annotary.errors import ModelError  # noqa: E402
-from annotary.models._onnx_graph import head_input, read_graph, with_output  # noqa: E402
+from annotary.models._onnx_graph import (  # noqa: E402
+    external_files,
+    head_input,
+    read_graph,
+    with_output,
+)
+from tests.taggers import move_weights_out  # noqa: E402
 
 WEIGHTS = np.arange(12, dtype=np.float32).reshape(3, 4)
 
@@ -81,6 +87,55 @@ def test_other_ends_have_no_embedding(tmp_path, head, made_by):
         head_input(path, "output")
 
 
+def outside(name, location):
+    """Weights in another file."""
+    tensor = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=[4])
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, value in (("location", location), ("offset", "0"), ("length", "16")):
+        tensor.external_data.add(key=key, value=value)
+    return tensor
+
+
+def test_files_with_weights_are_found_wherever_they_are_named(tmp_path):
+    path = write(tmp_path / "m.onnx")
+    assert external_files(path) == ()
+    model = onnx.load(path)
+    branch = helper.make_graph([], "branch", [], [], [outside("a", "branch.data")])
+    constant = helper.make_node("Constant", [], ["c"], value=outside("b", "constant.data"))
+    function = helper.make_function("mine", "f", [], ["c"], [constant], [])
+    model.graph.node.append(helper.make_node("If", ["x"], ["y"], then_branch=branch))
+    model.functions.append(function)
+    model.graph.initializer.extend([outside("d", "m.data"), outside("e", "m.data")])
+    told = outside("f", "only told")
+    told.data_location = TensorProto.DEFAULT
+    model.graph.initializer.append(told)
+    onnx.save(model, path)
+    assert set(external_files(path)) == {"branch.data", "m.data", "constant.data"}
+
+
+@pytest.mark.parametrize("location", ["../m.data", "/etc/passwd", "sub/m.data", ""])
+def test_weights_are_taken_from_the_same_folder_alone(tmp_path, location):
+    path = write(tmp_path / "m.onnx")
+    model = onnx.load(path)
+    model.graph.initializer.append(outside("d", location))
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(ModelError, match="must be in files directly beside it"):
+        external_files(path)
+
+
+def test_a_copy_with_an_output_has_its_weights(tmp_path):
+    import onnxruntime
+
+    path = write(tmp_path / "m.onnx")
+    beside = move_weights_out(path, least=64)
+    (tmp_path / "copy").mkdir()
+    with_output(path, "mean", tmp_path / "copy" / "more.onnx")
+    assert (tmp_path / "copy" / beside.name).read_bytes() == beside.read_bytes()
+    session = onnxruntime.InferenceSession(tmp_path / "copy" / "more.onnx")
+    (output,) = session.run(["output"], {"input": np.ones((1, 3, 8, 8), np.float32)})
+    assert output == pytest.approx(WEIGHTS.sum(axis=0, keepdims=True) + 1)
+
+
 @pytest.mark.parametrize(
     "content", [b"", b"\x00", b"no network", b"\x08\x08", b"\x3a\xff\xff", b"\x08" + b"\xff" * 20]
 )
@@ -104,5 +159,7 @@ def test_any_damage_is_one_error(tmp_path_factory, junk, place, is_cut):
     place = min(place, len(content))
     damaged = content[:place] + junk + (b"" if is_cut else content[place + len(junk) :])
     (folder / "m.onnx").write_bytes(damaged)
+    with contextlib.suppress(ModelError):
+        external_files(folder / "m.onnx")
     with contextlib.suppress(ModelError):
         read_graph(folder / "m.onnx")

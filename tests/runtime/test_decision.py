@@ -5,10 +5,20 @@ from __future__ import annotations
 import importlib.util
 from itertools import product
 
+import numpy as np
 import pytest
 
 from annotary.errors import UsageError
-from annotary.runtime import Choice, Offer, RuntimeOptions, decide, offers, processor_features
+from annotary.runtime import (
+    CannotRun,
+    Choice,
+    Offer,
+    RuntimeOptions,
+    decide,
+    offers,
+    open_onnx,
+    processor_features,
+)
 from annotary.runtime import _decision as decision_module
 from annotary.runtime._options import best_batch
 from annotary.runtime._processor import precision_of
@@ -101,6 +111,11 @@ def test_the_fastest_that_is_there_and_fits_is_taken(there, asked, expected):
             "mine cannot run in bf16 here: ",
         ),
         ([ORT, OPENVINO], {"precision": "fp16"}, "OpenVINO runs it in bf16 or fp32 on cpu"),
+        (
+            [ORT, OPENVINO],
+            {"precision": "int8", "device": "cuda", "runtime": "openvino"},
+            "mine cannot run on cuda here: OpenVINO runs on cpu alone",
+        ),
     ],
 )
 def test_what_cannot_be_had_says_what_can(there, asked, told):
@@ -189,6 +204,55 @@ def test_large_images_go_one_by_one_on_a_processor():
     assert best_batch("cpu", (None, 3, None, None)) == 4
     assert best_batch("cuda", (None, 3, 448, 448)) == 32
     assert Choice("x", "cpu", "fp32", 1, 1, "why").batch_size >= 1
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"runtime": "openvino", "device": "cuda"},
+        {"runtime": "openvino", "precision": "fp16"},
+        {"runtime": "openvino", "precision": "int8"},
+    ],
+)
+def test_reasons_are_those_of_the_library_that_was_asked_for(asked):
+    there = [NO_GPU, ORT, OPENVINO, Offer("torch", "cuda", (), "torch finds no CUDA"), TORCH]
+    with pytest.raises(CannotRun) as raised:
+        decide(RuntimeOptions(**asked), there, name="mine")
+    assert "OpenVINO" in str(raised.value)
+    assert "torch" not in str(raised.value)
+    assert "ONNX" not in str(raised.value)
+
+
+def test_a_message_can_name_the_model_as_the_user_does():
+    with pytest.raises(CannotRun) as raised:
+        decide(RuntimeOptions(precision="int8"), [ORT], name="card")
+    told = raised.value.told("dir:my models/x")
+    assert told.startswith("dir:my models/x cannot run in int8 here")
+    assert "annotary export 'dir:my models/x' --precision int8" in told
+
+
+@pytest.mark.parametrize("to", ["FLOAT16", "FLOAT"])
+def test_a_file_that_casts_to_halves_computes_in_them(tmp_path, to):
+    onnx = pytest.importorskip("onnx")
+    make, kinds = onnx.helper, onnx.TensorProto
+    # Weights that are stored in halves are no matter of the arithmetic.
+    weights = make.make_tensor("w", kinds.FLOAT16, [3], [1.0, 2.0, 3.0])
+    names = ("x", "w") if to == "FLOAT16" else ("w", "x")
+    nodes = [
+        make.make_node("Cast", [names[0]], ["cast"], to=getattr(kinds, to)),
+        make.make_node("Mul", ["cast", names[1]], ["product"]),
+        make.make_node("Cast", ["product"], ["y"], to=kinds.FLOAT),
+    ]
+    inputs = [make.make_tensor_value_info("x", kinds.FLOAT, ["n", 3])]
+    outputs = [make.make_tensor_value_info("y", kinds.FLOAT, ["n", 3])]
+    graph = make.make_graph(nodes, "g", inputs, outputs, [weights])
+    model = make.make_model(graph, opset_imports=[make.make_opsetid("", 18)], ir_version=8)
+    onnx.save(model, tmp_path / "m.onnx")
+    precision = "fp16" if to == "FLOAT16" else "fp32"
+    assert precision_of(tmp_path / "m.onnx") == precision
+    session = open_onnx(tmp_path / "m.onnx", RuntimeOptions(runtime="onnxruntime", device="cpu"))
+    assert session.choice.precision == precision
+    assert session.run(np.ones((1, 3), np.float32), "y").tolist() == [[1, 2, 3]]
 
 
 def test_the_starter_computes_in_int8(colours, tmp_path):

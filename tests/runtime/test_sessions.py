@@ -12,9 +12,10 @@ import pytest
 
 from annotary import weights
 from annotary.errors import ModelError, UsageError
-from annotary.runtime import RuntimeOptions, open_onnx, processor_features
+from annotary.runtime import RuntimeOptions, onnx_runtime, open_onnx, processor_features
 from annotary.runtime.onnx_runtime import OnnxSession
 from tests.conftest import child_environment
+from tests.taggers import make_wd, move_weights_out
 
 LIBRARIES = ("onnxruntime", "openvino")
 
@@ -85,15 +86,15 @@ def test_results_stay_as_they_are_when_the_session_goes_on(library, colours):
     assert np.array_equal(first, kept)
 
 
-def fixed(path: Path) -> Path:
-    """A network that takes one image at a time: the sum of its pixels."""
+def fixed(path: Path, batch: int = 1) -> Path:
+    """A network that takes so many images at a time: the sum of their pixels."""
     onnx = pytest.importorskip("onnx")
     make = onnx.helper
     graph = make.make_graph(
         [make.make_node("ReduceSum", ["image", "axes"], ["scores"], keepdims=0)],
         "fixed",
-        [make.make_tensor_value_info("image", onnx.TensorProto.FLOAT, [1, 3, 4, 4])],
-        [make.make_tensor_value_info("scores", onnx.TensorProto.FLOAT, [1, 3])],
+        [make.make_tensor_value_info("image", onnx.TensorProto.FLOAT, [batch, 3, 4, 4])],
+        [make.make_tensor_value_info("scores", onnx.TensorProto.FLOAT, [batch, 3])],
         [make.make_tensor("axes", onnx.TensorProto.INT64, [2], [2, 3])],
     )
     model = make.make_model(graph, opset_imports=[make.make_opsetid("", 18)], ir_version=8)
@@ -124,11 +125,63 @@ def test_outputs_have_the_names_of_the_file(library, tmp_path):
         assert session.run(batch, name).tolist() == [[1, 0, 3]]
 
 
-def test_a_network_for_one_image_gets_them_one_by_one(library, tmp_path):
+@pytest.mark.parametrize("size", [1, 2, 4, 5])
+def test_a_network_for_a_number_of_images_gets_so_many(library, tmp_path, size):
+    session = open_onnx(fixed(tmp_path / "model.onnx", size), exact(library))
+    assert session.fixed_batch == size
+    for count in (1, 4, 5):
+        batch = np.random.default_rng(0).random((count, 3, 4, 4), dtype=np.float32)
+        assert session.run(batch, "scores") == pytest.approx(batch.sum(axis=(2, 3)), abs=1e-4)
+
+
+def test_other_numbers_than_the_networks_are_refused(library, tmp_path):
     session = open_onnx(fixed(tmp_path / "model.onnx"), exact(library))
-    assert session.fixed_batch == 1
-    batch = np.random.default_rng(0).random((5, 3, 4, 4), dtype=np.float32)
-    assert session.run(batch, "scores") == pytest.approx(batch.sum(axis=(2, 3)), abs=1e-4)
+    with pytest.raises(ModelError, match="cannot run"):
+        session.run(np.zeros((1, 3, 4, 4), np.uint8), "scores")
+
+
+def test_a_gpu_that_was_asked_for_and_cannot_be_used_is_an_error(colours, monkeypatch):
+    if onnx_runtime.offers_cuda()[0]:
+        pytest.skip("this ONNX Runtime has CUDA")
+    monkeypatch.setattr(onnx_runtime, "offers_cuda", lambda: (True, ""))
+    path = colours / "model.onnx"
+    with pytest.warns(UserWarning, match="CUDAExecutionProvider"):  # of this build
+        choice = OnnxSession(path, RuntimeOptions(threads=1)).choice
+    assert choice.device == "cpu"
+    assert choice.reason.startswith("cuda cannot be used here, although it is offered")
+    with (
+        pytest.warns(UserWarning, match="CUDAExecutionProvider"),
+        pytest.raises(UsageError, match="offers cuda, but cannot use it here"),
+    ):
+        OnnxSession(path, RuntimeOptions(device="cuda"))
+
+
+def test_messages_name_the_file_that_was_copied(library, colours, tmp_path):
+    copy = tmp_path / "copy.onnx"
+    copy.write_bytes((colours / "model.onnx").read_bytes())
+    session = open_onnx(copy, exact(library), origin=colours / "model.onnx")
+    copy.unlink()
+    with pytest.raises(ModelError) as raised:
+        session.run(np.zeros((1, 9, 16, 3), np.uint8), "scores")
+    assert str(colours / "model.onnx") in str(raised.value)
+
+
+def test_weights_behind_links_are_left_to_onnx_runtime(tmp_path):
+    """As the hub's cache has them: OpenVINO does not follow links out of the folder."""
+    pytest.importorskip("openvino")
+    pytest.importorskip("onnx")
+    folder, cache = make_wd(tmp_path / "wd"), tmp_path / "blobs"
+    move_weights_out(folder / "model.onnx")
+    assert open_onnx(folder / "model.onnx", RuntimeOptions()).choice.library.startswith("OpenVINO")
+    cache.mkdir()
+    for name in ("model.onnx", "model.onnx.data"):
+        (folder / name).rename(cache / name.replace(".", "-"))
+        (folder / name).symlink_to(cache / name.replace(".", "-"))
+    session = open_onnx(folder / "model.onnx", RuntimeOptions(device="cpu"))
+    assert session.choice.library.startswith("ONNX Runtime")
+    assert session.run(np.zeros((1, 16, 16, 3), np.float32), session.outputs[0]).shape == (1, 8)
+    with pytest.raises(UsageError, match="OpenVINO follows no links"):
+        open_onnx(folder / "model.onnx", RuntimeOptions(runtime="openvino"))
 
 
 def test_what_does_not_fit_is_one_line(library, colours, tmp_path):

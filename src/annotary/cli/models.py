@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -87,6 +88,17 @@ def _numbers(_context: click.Context, _option: click.Parameter, value: str | Non
     return first, second, third
 
 
+def _colour(_context: click.Context, _option: click.Parameter, value: str) -> Any:
+    """Three whole numbers with commas between them."""
+    try:
+        red, green, blue = (int(part) for part in value.split(","))
+    except ValueError:
+        raise click.BadParameter(
+            f"three whole numbers are needed, such as 255,255,255: {value!r}"
+        ) from None
+    return red, green, blue
+
+
 def _size(_context: click.Context, _option: click.Parameter, value: str | None) -> Any:
     """Height and width, or one number for both."""
     if value is None:
@@ -132,7 +144,7 @@ def _size(_context: click.Context, _option: click.Parameter, value: str | None) 
 )
 @click.option(
     "--pad-colour",
-    callback=_numbers,
+    callback=_colour,
     default="255,255,255",
     show_default=True,
     help="RGB 0..255 of what --fit pad fills.",
@@ -243,10 +255,15 @@ def _complete(network: Network, values: dict[str, Any]) -> None:
     for what in missing:
         question, choices = _QUESTIONS[what]
         kind = click.Choice(choices) if choices else str
-        answer = click.prompt(question, type=kind, err=True)
-        parse = _PARSERS.get(what)
-        option = click.Option([f"--{what}"])
-        values[what] = parse(click.get_current_context(), option, answer) if parse else answer
+        values[what] = click.prompt(question, type=kind, err=True, value_proc=_parser(what))
+
+
+def _parser(what: str) -> Callable[[str], Any] | None:
+    """What makes a value of an answer; an answer that makes no sense is asked for again."""
+    if what not in _PARSERS:
+        return None
+    option = click.Option([f"--{what}"])
+    return lambda answer: _PARSERS[what](click.get_current_context(), option, answer)
 
 
 def _preprocess(network: Network, values: dict[str, Any]) -> PreprocessSpec:
@@ -256,6 +273,7 @@ def _preprocess(network: Network, values: dict[str, Any]) -> PreprocessSpec:
         "size",
         "fit",
         "resample",
+        "pad_colour",
         "crop_share",
         "channel_order",
         "layout",
@@ -263,11 +281,9 @@ def _preprocess(network: Network, values: dict[str, Any]) -> PreprocessSpec:
         "mean",
         "std",
     )
-    red, green, blue = (int(value) for value in values["pad_colour"])
     try:
         return PreprocessSpec(
             dtype=network.dtype,
-            pad_colour=(red, green, blue),
             **{name: values[name] for name in names},
         )
     except ValueError as error:

@@ -105,7 +105,7 @@ class _Source:
         card: What it is.
         weights: Its ONNX file, or its weights for torch.
         is_torch: Whether they are for torch.
-        precision: What it computes in, `fp32` or `int8`.
+        precision: What it computes in, `fp32`, `fp16` or `int8`.
         tagger: It, ready to run, in its own precision.
     """
 
@@ -137,6 +137,8 @@ def export_model(name: str, options: ExportOptions, output: Path | None = None) 
     source = _source(name)
     if options.precision == "int8" and source.precision == "int8":
         raise UsageError(f"{source.card.id} computes in int8 already")
+    if options.precision == "fp32" and source.precision == "fp16":
+        raise UsageError(f"{source.card.id} computes in fp16, and fp32 cannot be made of it")
     new_name = f"{source.card.name}-{options.precision}"
     target = output or Path(new_name.replace("/", "-"))
     _check_free(target)
@@ -160,10 +162,18 @@ def export_model(name: str, options: ExportOptions, output: Path | None = None) 
         )
         _check_faithful(source, options, parity)
         (folder / PARITY_FILE).write_text(parity.to_json(), encoding="utf-8")
-        sizes = plain.stat().st_size, source.weights.stat().st_size
+        sizes = plain.stat().st_size, _size(source.weights)
         del made
         _publish(folder, target)
     return Exported(target, card, *sizes, parity)
+
+
+def _size(weights: Path) -> int:
+    """Bytes of a network, with those of the files beside it that hold weights of it."""
+    from annotary.models._onnx_graph import external_files
+
+    beside = external_files(weights) if weights.suffix.lower() == ".onnx" else ()
+    return sum((weights.parent / name).stat().st_size for name in (weights.name, *beside))
 
 
 def _source(name: str) -> _Source:

@@ -8,7 +8,8 @@ A family is a module with three functions and a constant; a new one is a new fil
 
     def files(names: Collection[str], options: RuntimeOptions) -> tuple[str, ...] | None
         Of the files of a directory or a repository, those that a run with these options needs; None when it is not a
-        model of this family. Nothing but the names may be looked at: nothing has been fetched yet.
+        model of this family, or none that runs so. Nothing but the names may be looked at: nothing has been fetched
+        yet. Files beside an ONNX file that hold weights of it need not be told.
 
     def describe(directory: Path) -> Card
         A card for a directory that holds those files and has no card.

@@ -26,11 +26,13 @@ from annotary.cards import (
     card_text,
     check_file_name,
     digest_of,
+    read_vocabulary,
     vocabulary_text,
 )
 from annotary.errors import ModelError, UsageError
-from annotary.models._onnx_graph import NUMBER_TYPES, read_graph
+from annotary.models._onnx_graph import NUMBER_TYPES, external_files, read_graph
 from annotary.models.onnx_tagger import OnnxTagger
+from annotary.models.wd import CATEGORIES
 from annotary.preprocess import to_batch
 from annotary.runtime import RuntimeOptions, open_onnx
 
@@ -85,6 +87,8 @@ def network_of(directory: Path, name: str | None = None) -> Network:
     """
     if not directory.is_dir():
         raise UsageError(f"no folder {os.fspath(directory)!r}")
+    if name is not None and Path(name).name != name:
+        raise UsageError(f"--network takes the name of a file in {directory}: {name!r}")
     present = sorted(path.name for path in directory.iterdir() if path.suffix.lower() == ".onnx")
     if name is None and len(present) != 1:
         found = f"{len(present)}: {', '.join(present)}" if present else "none"
@@ -118,8 +122,9 @@ def _layout(shape: tuple[int | None, ...]) -> tuple[Layout | None, tuple[int, in
 def read_tags(path: Path) -> Vocabulary:
     """The tags of a file, in the order of the network's outputs.
 
-    A CSV has a column `name`, and may have `category` and the presets. JSON is a list, or an object of index to name or
-    name to index. Any other file is a text with one tag on each line.
+    A CSV has a column `name`, and may have `category` and the presets; where it has `tag_id`, too, it is a WD tagger's,
+    and its numbers of categories become names. JSON is a list, or an object of index to name or name to index. Any
+    other file is a text with one tag on each line.
 
     Raises:
         UsageError: It cannot be read, or holds no tags.
@@ -146,9 +151,12 @@ def _from_rows(rows: csv.DictReader[str]) -> Vocabulary:
     if not table:
         raise ValueError("it has no tags")
     presets = [preset for preset in PRESETS if preset in (rows.fieldnames or ())]
+    categories = [row.get("category") or "" for row in table]
+    if "tag_id" in (rows.fieldnames or ()):  # of selected_tags.csv
+        categories = [CATEGORIES.get(category.strip(), category) for category in categories]
     return Vocabulary(
         tuple(row["name"] or "" for row in table),
-        tuple(row.get("category") or "" for row in table),
+        tuple(categories),
         {preset: tuple(float(row[preset]) for row in table) for preset in presets},
     )
 
@@ -207,8 +215,10 @@ def add(
         ModelError: The network does not run so, or what it gives are not probabilities of these tags. Nothing was
             written.
     """
-    text = vocabulary_text(vocabulary)
-    _check_free(directory, text, can_overwrite=can_overwrite)
+    has_table = _holds(directory, vocabulary)
+    if not can_overwrite:
+        _check_free(directory, has_table=has_table)
+    weights = (network.path.name, *external_files(network.path))
     try:
         check_file_name(network.path.name)
         card = Card(
@@ -227,8 +237,9 @@ def add(
     except ValueError as error:
         raise UsageError(str(error)) from error
     scores = _tried(card, network, vocabulary)
-    _write(directory / TAGS_FILE, text)
-    files = {entry: digest_of(directory / entry) for entry in (network.path.name, TAGS_FILE)}
+    if not has_table:
+        _write(directory / TAGS_FILE, vocabulary_text(vocabulary))
+    files = {entry: digest_of(directory / entry) for entry in (*weights, TAGS_FILE)}
     card = replace(card, files=files)
     _write(directory / CARD_FILE, card_text(card))
     return Added(card, len(vocabulary), float(scores.min()), float(scores.max()))
@@ -244,13 +255,19 @@ def _tried(card: Card, network: Network, vocabulary: Vocabulary) -> np.ndarray[A
         raise ModelError(f"{error} (tried with a grey image; nothing was written)") from error
 
 
-def _check_free(directory: Path, tags: str, *, can_overwrite: bool) -> None:
-    if can_overwrite:
-        return
+def _holds(directory: Path, vocabulary: Vocabulary) -> bool:
+    """Whether the table of tags that is there is read as these tags; then it can stay as it is written."""
+    try:
+        return read_vocabulary(directory) == vocabulary
+    except ModelError:
+        return False
+
+
+def _check_free(directory: Path, *, has_table: bool) -> None:
     card, table = directory / CARD_FILE, directory / TAGS_FILE
     if card.exists():
         raise UsageError(f"{card} exists; --overwrite replaces it")
-    if table.exists() and table.read_bytes() != tags.encode():
+    if table.exists() and not has_table:
         raise UsageError(f"{table} exists and holds something else; --overwrite replaces it")
 
 

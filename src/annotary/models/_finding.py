@@ -11,9 +11,10 @@ from pathlib import Path
 from types import ModuleType
 
 from annotary import hub, registry, weights
-from annotary.cards import CARD_FILE, Card, check_files, fingerprint, read_card
+from annotary.cards import CARD_FILE, TAGS_FILE, Card, check_files, fingerprint, read_card
 from annotary.errors import ModelError, UnknownName, UsageError
 from annotary.hub import Listing, Progress, Repository, Snapshot
+from annotary.models._onnx_graph import external_files
 from annotary.runtime import RuntimeOptions
 
 FOLDER_PREFIX = "dir:"
@@ -42,7 +43,7 @@ class Found:
             ModelError: A file cannot be read.
         """
         if (self.directory / CARD_FILE).is_file():
-            return fingerprint(self.directory)
+            return fingerprint(self.directory, (TAGS_FILE, "model.onnx", *self.card.files))
         card = self.card
         how = repr((card.family, card.preprocess, card.activation, dict(card.thresholds)))
         return fingerprint(self.directory, self.card.files, extra=how)
@@ -54,8 +55,7 @@ class Found:
             ModelError: One is missing or damaged; the message names it, and what to do.
         """
         can_be_fetched = not self.name.startswith(FOLDER_PREFIX) and _repository_of(self.card)
-        remedy = f"; annotary pull {self.name} fetches it anew" if can_be_fetched else ""
-        check_files(self.card, self.directory, remedy)
+        check_files(self.card, self.directory, _remedy(self.name) if can_be_fetched else "")
 
 
 def find(name: str, options: RuntimeOptions | None = None) -> Found:
@@ -75,7 +75,7 @@ def find(name: str, options: RuntimeOptions | None = None) -> Found:
         return _in_folder(name, options)
     known = weights.known()
     if name in weights.shipped():
-        return Found(name, known[name], read_card(known[name]))
+        return _with_card(name, known[name], options)
     if name in known or name.startswith(hub.PREFIX):
         wanted = _wanted(name)
         return _on_disk(wanted, options) or _fetched(wanted, options, None)
@@ -109,11 +109,14 @@ def pull(
         return found
     wanted = _wanted(name)
     if not is_update:
-        with contextlib.suppress(ModelError):  # what is damaged is fetched
+        try:
             found_here = _on_disk(wanted, options)
             if found_here is not None:
                 found_here.check()
                 return found_here
+        except ModelError:  # what is damaged is fetched
+            if hub.is_offline():
+                raise
     return _fetched(wanted, options, progress or (lambda *_: None), is_update=is_update)
 
 
@@ -185,7 +188,8 @@ def _on_disk(wanted: Wanted, options: RuntimeOptions) -> Found | None:
         return None
     if needed is None or not set(needed) <= set(names):
         return None
-    return _found(wanted, snapshot, needed)
+    needed = _with_external(snapshot.directory, needed)
+    return _found(wanted, snapshot, needed) if set(needed) <= set(names) else None
 
 
 def _fetched(
@@ -194,8 +198,9 @@ def _fetched(
     """Fetch what a model needs. Without `progress`, one line on standard error says what is fetched."""
     repository = wanted.repository
     if hub.is_offline() and not is_update:
+        what = wanted.name + ("" if options.runtime == "auto" else f" for {options.runtime}")
         raise ModelError(
-            f"{wanted.name} is not on this machine, and HF_HUB_OFFLINE forbids to fetch it; where there"
+            f"{what} is not on this machine, and HF_HUB_OFFLINE forbids to fetch it; where there"
             f" is a network: annotary pull {wanted.name}"
         )
     here = None if is_update else hub.on_disk(repository)
@@ -210,17 +215,53 @@ def _fetched(
         brought = hub.fetch(repository, listing, {CARD_FILE: noted.get(CARD_FILE, "")})
         card = read_card(brought.directory)
     needed = _needed(wanted, card, names, options)
-    if needed is None or not set(needed) <= set(names):
-        lacking = ", ".join(sorted(set(needed or ()) - set(names)))
-        why = f"it has no {lacking}" if lacking else f"nothing in it runs in {options.runtime}"
-        raise UsageError(f"{repository} at {listing.commit[:12]} cannot be used: {why}")
+    if needed is None:
+        if card is not None and wanted.card is None:
+            _check_has(wanted, listing, card.files)
+        raise _unusable(wanted, listing, _lacking(card, names, options))
+    _check_has(wanted, listing, needed)
     if progress is None:
         _tell(_announced(wanted, card, listing, needed))
     expected = {
         name: (card.files.get(name) if card else "") or noted.get(name, "") for name in needed
     }
     snapshot = hub.fetch(repository, listing, expected, progress)
-    return replace(_found(wanted, snapshot, needed), is_fetched=True)
+    # Only the network itself tells which files its weights are in.
+    every = _with_external(snapshot.directory, needed)
+    if more := {name: noted.get(name, "") for name in every if name not in needed}:
+        _check_has(wanted, listing, every)
+        if progress is None:
+            _tell(_announced(wanted, card, listing, tuple(more)))
+        later = hub.fetch(repository, listing, more, progress)
+        snapshot = replace(snapshot, files={**snapshot.files, **later.files})
+    found = _found(wanted, snapshot, every)
+    # Not before all is here: a commit that lacks something must not be what the name stands for.
+    hub.note(repository, snapshot)
+    return replace(found, is_fetched=True)
+
+
+def _check_has(wanted: Wanted, listing: Listing, needed: Collection[str]) -> None:
+    """Check that a repository has files.
+
+    Raises:
+        UsageError: It lacks some.
+    """
+    if lacking := sorted(set(needed) - set(listing.sizes)):
+        raise _unusable(wanted, listing, f"it has no {', '.join(lacking)}")
+
+
+def _lacking(card: Card | None, names: Collection[str], options: RuntimeOptions) -> str:
+    """Why a family takes none of the files."""
+    family = _module_of(card) if card else _family_of(names, RuntimeOptions())
+    module = registry.load("models", family)
+    if _asked(module, names, RuntimeOptions()) is not None:
+        return f"nothing in it runs in {options.runtime}"
+    looked = f": {module.LOOKED_FOR}" if hasattr(module, "LOOKED_FOR") else ""
+    return f"it has not all files of a model of the family {family}{looked}"
+
+
+def _unusable(wanted: Wanted, listing: Listing, why: str) -> UsageError:
+    return UsageError(f"{wanted.repository} at {listing.commit[:12]} cannot be used: {why}")
 
 
 def _found(wanted: Wanted, snapshot: Snapshot, needed: Collection[str]) -> Found:
@@ -234,7 +275,10 @@ def _found(wanted: Wanted, snapshot: Snapshot, needed: Collection[str]) -> Found
             name=wanted.repository.name,
             licence=snapshot.licence or "unknown",
         )
-    digests = {name: card.files.get(name) or snapshot.files.get(name, "") for name in needed}
+    digests = {
+        name: card.files.get(name) or snapshot.files.get(name) or _cached_digest(wanted, path)
+        for name, path in ((name, snapshot.directory / name) for name in needed)
+    }
     if wanted.card is not None or CARD_FILE not in names:
         card = replace(card, version=snapshot.commit[:12])
     return Found(
@@ -247,6 +291,20 @@ def _found(wanted: Wanted, snapshot: Snapshot, needed: Collection[str]) -> Found
             revision=snapshot.commit,
         ),
     )
+
+
+def _cached_digest(wanted: Wanted, path: Path) -> str:
+    """The sha256 of a file that another program fetched."""
+    try:
+        return hub.cached_digest(path)
+    except ModelError as error:
+        raise ModelError(f"{error}{_remedy(wanted.name)}") from error
+
+
+def _remedy(name: str) -> str:
+    """What to do about a damaged file of a model that can be fetched."""
+    where = ", where HF_HUB_OFFLINE does not forbid it" if hub.is_offline() else ""
+    return f"; annotary pull {name} fetches it anew{where}"
 
 
 def _own_card(wanted: Wanted, names: Collection[str], directory: Path) -> Card | None:
@@ -267,10 +325,33 @@ def _needed(
         name = _family_of(names, RuntimeOptions(), str(wanted.repository))
         return _asked(registry.load("models", name), names, options)
     family = registry.load("models", _module_of(card))
-    chosen = _asked(family, names, options)
+    chosen = _asked(family, _belonging(card, names), options)
+    if chosen is None and hasattr(family, "files"):
+        return None
     if wanted.card is None:  # the repository's own card says what belongs to it
         chosen = tuple(dict.fromkeys((CARD_FILE, *(chosen or ()), *card.files)))
     return chosen
+
+
+def _belonging(card: Card, names: Collection[str]) -> tuple[str, ...]:
+    """Files without the networks that a card leaves out, where it lists any."""
+    listed = {name for name in card.files if _is_network(name)}
+    return tuple(name for name in names if not listed or name in listed or not _is_network(name))
+
+
+def _is_network(name: str) -> bool:
+    return name.lower().endswith(".onnx")
+
+
+def _with_external(directory: Path, needed: Collection[str]) -> tuple[str, ...]:
+    """Files of a model, and those in which its networks keep weights.
+
+    Raises:
+        ModelError: They are in another folder.
+    """
+    networks = [directory / name for name in needed if _is_network(name)]
+    external = [name for network in networks for name in external_files(network)]
+    return tuple(dict.fromkeys((*needed, *external)))
 
 
 def _in_folder(name: str, options: RuntimeOptions) -> Found:
@@ -280,12 +361,26 @@ def _in_folder(name: str, options: RuntimeOptions) -> Found:
     directory = Path(folder)
     names = _names_in(directory)
     if CARD_FILE in names:
-        return Found(name, directory, read_card(directory))
+        return _with_card(name, directory, options)
     # What the options ask for in vain is told by who runs it, better than by finding nothing.
     family = registry.load("models", _family_of(names, RuntimeOptions(), folder))
     needed = _asked(family, names, options) or _asked(family, names, RuntimeOptions()) or ()
     card = family.describe(directory)
-    return Found(name, directory, replace(card, files=dict.fromkeys(needed, "")))
+    files = dict.fromkeys(_with_external(directory, needed), "")
+    return Found(name, directory, replace(card, files=files))
+
+
+def _with_card(name: str, directory: Path, options: RuntimeOptions) -> Found:
+    """A model of a directory with a card. What the card does not list is used and counts all the same."""
+    card = read_card(directory)
+    family = registry.load("models", _module_of(card))
+    names = _belonging(card, _names_in(directory))
+    needed = _asked(family, names, options) or _asked(family, names, RuntimeOptions()) or ()
+    files = _with_external(directory, (*card.files, *needed))
+    files = tuple(file for file in files if file != CARD_FILE)  # it cannot hold its own checksum
+    return Found(
+        name, directory, replace(card, files={file: card.files.get(file, "") for file in files})
+    )
 
 
 def _family_of(names: Collection[str], options: RuntimeOptions, where: str = "it") -> str:

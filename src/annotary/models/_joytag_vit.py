@@ -37,6 +37,7 @@ _NORM_EPSILON = 1e-5
 _SINE_BASE = 10000.0
 _PLACES = "pos_embedding.position_ids"
 _NAMED_AT_MOST = 5
+_WRAPPERS = ("module.", "_orig_mod.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +111,8 @@ class JoyTagConfig:
             raise ValueError(
                 f"patch_dropout must be 0 for use, but got {self.patch_dropout}: it drops parts of every image"
             )
+        if not isinstance(self.cnn_stem, str | None):
+            raise ValueError(f"cnn_stem must be text, but got {self.cnn_stem!r}")
         if self.cnn_stem is not None:
             check_stem(parse_stem(self.cnn_stem), self)
 
@@ -326,6 +329,11 @@ class JoyTagViT(nn.Module):
                 for name in own.keys() & state.keys()
                 if state[name].shape != own[name].shape
             },
+            "are no floating-point numbers": {
+                name
+                for name in own.keys() & state.keys()
+                if own[name].is_floating_point() and not state[name].is_floating_point()
+            },
         }
         told = [f"{_listed(names)} {what}" for what, names in wrong.items() if names]
         if told:
@@ -477,7 +485,8 @@ def load_network(directory: Path) -> JoyTagViT:
 def load_state(directory: Path) -> dict[str, Tensor]:
     """The tensors of a model directory: of `model.safetensors`, or else of `model.pt`.
 
-    A `model.pt` may hold the tensors alone, or under `model` or `model_state_dict`. Nothing in it is executed.
+    A `model.pt` may hold the tensors alone, or under `model` or `model_state_dict`. Nothing in it is executed. What
+    torch's wrappers (`DataParallel`, `compile`) put before all names is taken off.
 
     Raises:
         ModelError: There is neither file, or it holds something else than tensors.
@@ -491,8 +500,16 @@ def load_state(directory: Path) -> dict[str, Tensor]:
             )
             if not is_state or not state:
                 raise ModelError(f"{path} holds no weights: it must hold names and tensors")
-            return dict(state)
+            return _unwrapped(state)
     raise ModelError(f"{directory} has no weights: neither {' nor '.join(WEIGHT_FILES)}")
+
+
+def _unwrapped(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors by the names that they have in the network itself."""
+    names = list(state)
+    while prefix := next((p for p in _WRAPPERS if all(name.startswith(p) for name in names)), None):
+        names = [name.removeprefix(prefix) for name in names]
+    return dict(zip(names, state.values(), strict=True))
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -517,8 +534,12 @@ def _read_pt(path: Path) -> Any:
             f"{path} holds more than tensors, or is damaged; such a file could run any program, so it is not loaded."
             " Save its state dict alone"
         ) from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except OSError as error:
         raise ModelError(f"cannot read {path}: {_first_line(error)}") from error
+    except Exception as error:  # what is no checkpoint, torch meets with any error
+        raise ModelError(
+            f"{path} is no checkpoint of torch, or is damaged: {_first_line(error)}"
+        ) from error
     for dialect in ("model", "model_state_dict"):
         if isinstance(held, Mapping) and isinstance(held.get(dialect), Mapping):
             held = held[dialect]

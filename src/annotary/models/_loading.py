@@ -6,9 +6,9 @@ from typing import Protocol, cast
 
 from annotary import registry
 from annotary.cards import Card
-from annotary.errors import ModelError
+from annotary.errors import ModelError, UsageError
 from annotary.models._finding import Found, find
-from annotary.runtime import Choice, RuntimeOptions
+from annotary.runtime import CannotRun, Choice, RuntimeOptions
 
 
 class Model(Protocol):
@@ -39,4 +39,7 @@ def load_model(name: str | Found, options: RuntimeOptions | None = None) -> Mode
     found.check()
     if not hasattr(family, "load"):
         raise ModelError(f"{card.id}: {card.family} is no family of models that can be loaded")
-    return cast(Model, family.load(card, found.directory, options))
+    try:
+        return cast(Model, family.load(card, found.directory, options))
+    except CannotRun as error:  # the card's name is not what commands take
+        raise UsageError(error.told(found.name)) from error

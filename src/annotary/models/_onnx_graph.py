@@ -1,4 +1,4 @@
-"""What an ONNX file says of its network, read without a library: its inputs and outputs, and the layer before the end.
+"""What an ONNX file says of its network, read without a library: inputs, outputs, the last layer, files of weights.
 
 An ONNX file is one message of protocol buffers (onnx.proto, Apache-2.0). Of it only the few fields are read that are
 needed here; weights are skipped, so a large file costs as little as a small one. Two messages of protocol buffers that
@@ -8,13 +8,14 @@ stand one after the other are one message with the repeated fields of both: that
 from __future__ import annotations
 
 import mmap
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from annotary.cards import Card
+from annotary.cards import Card, check_file_name
 from annotary.errors import ModelError
 
 # Numbers of fields in onnx.proto.
@@ -27,6 +28,18 @@ _TYPE_TENSOR = 1
 _TENSOR_ELEMENT, _TENSOR_SHAPE = 1, 2
 _SHAPE_DIMENSION, _DIMENSION_VALUE = 1, 1
 _FLOAT = 1
+_TENSOR_EXTERNAL, _TENSOR_PLACE = 13, 14
+_ENTRY_KEY, _ENTRY_VALUE = 1, 2
+
+_HOLDERS: Mapping[str, Mapping[int, str]] = {
+    "model": {7: "graph", 25: "function"},
+    "graph": {1: "node", 5: "tensor", 15: "sparse"},
+    "function": {7: "node"},
+    "node": {5: "attribute"},
+    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
+    "sparse": {1: "tensor", 2: "tensor"},
+}
+"""The fields in which tensors are, or what holds tensors."""
 
 NUMBER_TYPES = {1: "float32", 2: "uint8", 10: "float16", 11: "float64"}
 """Number types of inputs by onnx.proto's numbers, as far as images are given in them."""
@@ -92,6 +105,28 @@ def read_graph(path: Path) -> Graph:
     return graph
 
 
+def external_files(path: Path) -> tuple[str, ...]:
+    """The files beside an ONNX file that hold weights of it ("external data"); of what is no such file, none.
+
+    Raises:
+        ModelError: Weights are not directly beside it.
+    """
+    try:
+        with path.open("rb") as file:
+            held = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+            found = tuple(dict.fromkeys(_external(held, "model")))
+    except (OSError, ValueError, IndexError, RecursionError):
+        return ()  # missing or damaged: opening it tells
+    for name in found:
+        try:
+            check_file_name(name)
+        except ValueError as error:
+            raise ModelError(
+                f"{path} has weights in {name!r}; they must be in files directly beside it"
+            ) from error
+    return found
+
+
 def check_input(path: Path, card: Card) -> None:
     """Check that a file takes images of the size and layout that its card says.
 
@@ -138,19 +173,37 @@ def head_input(path: Path, output: str) -> str:
 
 
 def with_output(path: Path, name: str, target: Path) -> None:
-    """Write a copy of a file that has one more output, a matrix of float32.
+    """Write a copy of a file that has one more output, a matrix of float32, with the files of its weights beside it.
 
     Args:
         path: The file.
         name: Of a value in its graph.
         target: Where the copy goes.
+
+    Raises:
+        ModelError: It cannot be written.
     """
     axes = _field(_TENSOR_SHAPE, 2 * _field(_SHAPE_DIMENSION, b""))
     kind = _field(_TYPE_TENSOR, _number(_TENSOR_ELEMENT, _FLOAT) + axes)
     value = _field(_VALUE_NAME, name.encode()) + _field(_VALUE_TYPE, kind)
-    shutil.copyfile(path, target)
-    with target.open("ab") as file:
-        file.write(_field(_MODEL_GRAPH, _field(_GRAPH_OUTPUT, value)))
+    try:
+        shutil.copyfile(path, target)
+        with target.open("ab") as file:
+            file.write(_field(_MODEL_GRAPH, _field(_GRAPH_OUTPUT, value)))
+        for weights in external_files(path):
+            _link(path.parent / weights, target.parent / weights)
+    except OSError as error:
+        raise ModelError(
+            f"cannot write a copy of {path} with one more output: {error.strerror or error}"
+        ) from error
+
+
+def _link(path: Path, target: Path) -> None:
+    """Give a file a second place, without a copy where that goes."""
+    try:
+        os.link(path.resolve(), target)
+    except OSError:
+        shutil.copyfile(path, target)
 
 
 def _graph(model: _Bytes) -> Graph:
@@ -173,6 +226,24 @@ def _graph(model: _Bytes) -> Graph:
                 outputs.append(_value(held))
     images = tuple(value for value in inputs if value.name not in weights)
     return Graph(images, tuple(outputs), makers)
+
+
+def _external(held: _Bytes, kind: str) -> Iterator[str]:
+    """The files of all tensors that are elsewhere, in a message of a kind of `_HOLDERS`."""
+    if kind == "tensor":
+        fields = tuple(_fields(held))
+        if (_TENSOR_PLACE, 1) not in fields:  # TensorProto.DataLocation.EXTERNAL
+            return
+        for number, entry in fields:
+            if number != _TENSOR_EXTERNAL or isinstance(entry, int):
+                continue
+            if _text(entry, _ENTRY_KEY) == "location":
+                yield _text(entry, _ENTRY_VALUE)
+        return
+    inside = _HOLDERS[kind]
+    for number, value in _fields(held):
+        if number in inside and not isinstance(value, int):
+            yield from _external(value, inside[number])
 
 
 def _node(held: _Bytes) -> Node:

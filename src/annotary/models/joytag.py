@@ -14,7 +14,8 @@ from __future__ import annotations
 import json
 import tempfile
 import threading
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -104,11 +105,21 @@ class JoyTag:
         output = head_input(self._path, self._session.outputs[0])
         if output in self._session.outputs:
             return self._session, output
-        with tempfile.TemporaryDirectory(prefix="annotary-", ignore_cleanup_errors=True) as folder:
-            extended = Path(folder) / MODEL_FILE
+        with _temporary_folder() as folder:
+            extended = folder / MODEL_FILE
             with_output(self._path, output, extended)
-            self._session = open_onnx(extended, self._options)
+            self._session = open_onnx(extended, self._options, origin=self._path)
         return self._session, output
+
+
+@contextmanager
+def _temporary_folder() -> Iterator[Path]:
+    try:
+        folder = tempfile.TemporaryDirectory(prefix="annotary-", ignore_cleanup_errors=True)
+    except OSError as error:
+        raise ModelError(f"no temporary folder can be made: {error.strerror or error}") from error
+    with folder as name:
+        yield Path(name)
 
 
 def files(names: Collection[str], options: RuntimeOptions) -> tuple[str, ...] | None:

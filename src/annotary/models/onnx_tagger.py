@@ -60,10 +60,16 @@ class OnnxTagger:
         return self._session.run(batch, "features")
 
 
-def files(names: Collection[str], _options: RuntimeOptions) -> tuple[str, ...] | None:
-    """The files of a directory with a card of this family; without a card it is nobody's."""
-    needed = (CARD_FILE, MODEL_FILE, TAGS_FILE)
-    return needed if set(needed) <= set(names) else None
+def files(names: Collection[str], options: RuntimeOptions) -> tuple[str, ...] | None:
+    """The files of a directory with a card of this family; without a card it is nobody's, and torch cannot run it.
+
+    Of several networks that have names of their own the card says which it is.
+    """
+    networks = [name for name in names if name.lower().endswith(".onnx")]
+    if not {CARD_FILE, TAGS_FILE} <= set(names) or not networks or options.runtime == "torch":
+        return None
+    network = (MODEL_FILE,) if MODEL_FILE in networks else networks if len(networks) == 1 else ()
+    return (CARD_FILE, *network, TAGS_FILE)
 
 
 def describe(directory: Path) -> Card:

@@ -67,10 +67,10 @@ class WdTagger:
         return probabilities(self.card, scores, len(batch), len(self.vocabulary))
 
 
-def files(names: Collection[str], _options: RuntimeOptions) -> tuple[str, ...] | None:
-    """`model.onnx` and `selected_tags.csv`; without both it is not this family's."""
+def files(names: Collection[str], options: RuntimeOptions) -> tuple[str, ...] | None:
+    """`model.onnx` and `selected_tags.csv`; without both it is not this family's, and torch cannot run it."""
     needed = (MODEL_FILE, TAGS_FILE)
-    return needed if set(needed) <= set(names) else None
+    return needed if set(needed) <= set(names) and options.runtime != "torch" else None
 
 
 def describe(directory: Path) -> Card:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -38,6 +39,19 @@ class Offer:
     is_second: bool = False
 
 
+class CannotRun(UsageError):
+    """What was asked of a run cannot be had.
+
+    Args:
+        told: The message, for what the model is called.
+        name: What it is called here; who knows what the user called it tells it so.
+    """
+
+    def __init__(self, told: Callable[[str], str], name: str) -> None:
+        super().__init__(told(name))
+        self.told = told
+
+
 @dataclass(frozen=True, slots=True)
 class Decision:
     """What a run uses.
@@ -67,20 +81,20 @@ def decide(options: RuntimeOptions, offered: Iterable[Offer], *, name: str = "NA
         name: The model's, for messages.
 
     Raises:
-        UsageError: What was asked cannot be had; the message says what can.
+        CannotRun: What was asked cannot be had; the message says what can.
     """
-    every = list(offered)
+    every = [offer for offer in offered if options.runtime in ("auto", offer.library)]
     left = [offer for offer in every if offer.precisions]
-    if options.runtime != "auto":
-        left = [offer for offer in left if offer.library == options.runtime]
-        if not left:
-            told = [o.reason for o in every if o.library == options.runtime]
-            raise UsageError(_refusal(f"{name} cannot run in {TITLES[options.runtime]}", told))
+    if options.runtime != "auto" and not left:
+        title, reasons = TITLES[options.runtime], [offer.reason for offer in every]
+        raise CannotRun(lambda name: _refusal(f"{name} cannot run in {title}", reasons), name)
     if options.device != "auto":
         there = [offer for offer in left if offer.device == options.device]
         if not there:
-            told = [o.reason for o in every if o.device == options.device and not o.precisions]
-            raise UsageError(_refusal(f"{name} cannot run on {options.device} here", told))
+            told = _no_device(options.device, left, every)
+            raise CannotRun(
+                lambda name: _refusal(f"{name} cannot run on {options.device} here", told), name
+            )
         left = there
     ranked = sorted(
         (_rank(offer, precision), place, offer, precision)
@@ -91,7 +105,7 @@ def decide(options: RuntimeOptions, offered: Iterable[Offer], *, name: str = "NA
         if precision in offer.precisions
     )
     if not ranked:
-        raise UsageError(_no_precision(options.precision, left, every, name))
+        raise CannotRun(lambda name: _no_precision(options.precision, left, every, name), name)
     _, _, offer, precision = ranked[0]
     why = "as asked" if options.precision != "auto" else offer.reason
     return Decision(offer.library, offer.device, precision, why)
@@ -99,10 +113,10 @@ def decide(options: RuntimeOptions, offered: Iterable[Offer], *, name: str = "NA
 
 _ORDER = (
     ("cuda", "torch", ("fp16", "bf16", "fp32")),
-    ("cuda", "onnxruntime", ("fp32", "int8")),
+    ("cuda", "onnxruntime", ("fp32", "fp16", "int8")),
     ("cpu", "openvino", ("bf16", "fp16", "fp32", "int8")),
     ("cpu", "torch", ("bf16", "fp16")),
-    ("cpu", "onnxruntime", ("fp32", "int8")),
+    ("cpu", "onnxruntime", ("fp32", "fp16", "int8")),
     ("cpu", "torch", ("fp32",)),
 )
 """From the fastest to the slowest."""
@@ -121,6 +135,12 @@ def _refusal(what: str, reasons: Sequence[str]) -> str:
     return f"{what}: {'; '.join(dict.fromkeys(reasons))}" if reasons else what
 
 
+def _no_device(device: str, left: Sequence[Offer], every: Sequence[Offer]) -> list[str]:
+    """Why nothing runs on a device: what was found to be missing there, or that a library knows no such device."""
+    missing = [offer.reason for offer in every if offer.device == device and not offer.precisions]
+    return missing or [f"{TITLES[offer.library]} runs on {offer.device} alone" for offer in left]
+
+
 def _no_precision(asked: str, left: Sequence[Offer], every: Sequence[Offer], name: str) -> str:
     """Why a precision cannot be had, and what can."""
     can = [
@@ -133,27 +153,34 @@ def _no_precision(asked: str, left: Sequence[Offer], every: Sequence[Offer], nam
     is_integer = any("int8" in offer.precisions for offer in left)
     if asked == "int8":
         hint = "--precision int8 --calibrate PHOTOS"
-        told = [*can, f"annotary export {name} {hint} makes a model that runs in int8"]
+        made = "makes a model that runs in int8"
+        told = [*can, f"annotary export {shlex.quote(name)} {hint} {made}"]
     elif is_integer:
-        told = [*can, f"annotary export {name} --precision fp32 makes a model that runs in {asked}"]
+        hint, made = "--precision fp32", f"makes a model that runs in {asked}"
+        told = [*can, f"annotary export {shlex.quote(name)} {hint} {made}"]
     elif asked in ("bf16", "fp16") and asked not in processor_features():
         told.insert(0, f"this processor has no arithmetic in {asked}")
     return _refusal(f"{name} cannot run in {asked} here", told)
 
 
 def offers(
-    onnx_precision: str | None, *, has_torch: bool, is_transformer: bool = True
+    onnx_precision: str | None,
+    *,
+    has_torch: bool,
+    is_transformer: bool = True,
+    is_elsewhere: bool = False,
 ) -> list[Offer]:
     """What the libraries that are installed can do for a model.
 
     Args:
-        onnx_precision: What its ONNX file computes in, `fp32` or `int8`; None when it has no such file.
+        onnx_precision: What its ONNX file computes in, `fp32`, `fp16` or `int8`; None when it has no such file.
         has_torch: Whether it has weights for torch.
         is_transformer: Whether the file's network has attention or the norms of transformers.
+        is_elsewhere: Whether the file has weights in other files, and they are links.
     """
     return [
         *_onnx_runtime(onnx_precision),
-        _openvino(onnx_precision, is_transformer=is_transformer),
+        _openvino(onnx_precision, is_transformer=is_transformer, is_elsewhere=is_elsewhere),
         *_torch(has_torch),
     ]
 
@@ -167,7 +194,9 @@ def installed(distribution: str) -> str | None:
 
 
 def _own(onnx_precision: str) -> Precision:
-    return "int8" if onnx_precision == "int8" else "fp32"
+    if onnx_precision == "int8":
+        return "int8"
+    return "fp16" if onnx_precision == "fp16" else "fp32"
 
 
 def _onnx_runtime(onnx_precision: str | None) -> list[Offer]:
@@ -184,11 +213,14 @@ def _onnx_runtime(onnx_precision: str | None) -> list[Offer]:
     ]
 
 
-def _openvino(onnx_precision: str | None, *, is_transformer: bool) -> Offer:
+def _openvino(onnx_precision: str | None, *, is_transformer: bool, is_elsewhere: bool) -> Offer:
     if onnx_precision is None:
         return Offer("openvino", "cpu", (), "there is no ONNX file of it")
     if installed("openvino") is None:
         why = "OpenVINO is not installed: pip install 'annotary[openvino]'"
+        return Offer("openvino", "cpu", (), why)
+    if is_elsewhere:
+        why = "OpenVINO follows no links to weights beside the network, such as the hub's cache has"
         return Offer("openvino", "cpu", (), why)
     if onnx_precision == "int8":
         # Convolutions in integers are as fast in ONNX Runtime, which starts half a second earlier.

@@ -71,7 +71,7 @@ class Session(Protocol):
     """A network that is ready to run.
 
     Attributes:
-        fixed_batch: How many images it takes at once, where that is fixed; `run` cuts other batches to fit.
+        fixed_batch: How many images it takes at once, where that is fixed; `run` cuts and fills other batches.
         outputs: Names of its outputs.
     """
 
@@ -88,6 +88,21 @@ class Session(Protocol):
         Raises:
             ModelError: The batch does not fit the network.
         """
+
+
+def in_fixed(batch: npt.NDArray[np.generic], fixed: int | None) -> list[npt.NDArray[np.generic]]:
+    """A batch as the parts that a network takes; the last one is filled with its last image.
+
+    Args:
+        batch: The images, along the first axis.
+        fixed: How many a part has; None when any number will do.
+    """
+    if fixed is None or not len(batch):
+        return [batch]
+    parts = [batch[start : start + fixed] for start in range(0, len(batch), fixed)]
+    if lacking := fixed - len(parts[-1]):
+        parts[-1] = np.concatenate([parts[-1], np.repeat(parts[-1][-1:], lacking, axis=0)])
+    return parts
 
 
 LARGE_SIDE = 384

@@ -59,11 +59,26 @@ _QUANTISED = _written(
 )
 _LAYER_NORM = _written(b"LayerNormalization")
 _SOFTMAX = _written(b"Softmax")
+_TO_HALF = (b"\x0a\x02to\x18\x0a",)
+"""The attribute of a Cast to float16: its name, then field 3 with onnx.proto's number of that type."""
+
+_ELSEWHERE = (b"\x0a\x08location",)
+"""The first entry of a tensor's external data: its key."""
 
 
 def precision_of(path: Path) -> str:
-    """What an ONNX file computes in: `int8` if it rounds its values to 8 bits on the way, else `fp32`."""
-    return "int8" if _has_any(path, _QUANTISED) else "fp32"
+    """What an ONNX file computes in: `int8` or `fp16` if it rounds its values to such on the way, else `fp32`.
+
+    Weights that are only stored in float16, and widened when they are used, do not count.
+    """
+    if _has_any(path, _QUANTISED):
+        return "int8"
+    return "fp16" if _has_any(path, _TO_HALF) else "fp32"
+
+
+def leads_elsewhere(path: Path) -> bool:
+    """Whether an ONNX file is a link, as in the hub's cache, and has weights in files beside it."""
+    return path.is_symlink() and _has_any(path, _ELSEWHERE)
 
 
 def is_transformer(path: Path) -> bool:

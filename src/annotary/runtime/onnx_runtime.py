@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from annotary.errors import ModelError
+from annotary.errors import ModelError, UsageError
 from annotary.runtime._decision import Decision, decide, offers
-from annotary.runtime._options import Choice, RuntimeOptions, best_batch
+from annotary.runtime._options import Choice, RuntimeOptions, best_batch, in_fixed
 from annotary.runtime._processor import available_cores, precision_of
 
 
@@ -27,6 +27,7 @@ class OnnxSession:
         path: The ONNX file.
         options: How it runs.
         decision: What was decided of it; decided here, for ONNX Runtime alone, when nothing is given.
+        origin: The file that messages name, where `path` is a copy of it that will go.
 
     Raises:
         ModelError: The file is missing or is no network that ONNX Runtime can run.
@@ -34,9 +35,15 @@ class OnnxSession:
     """
 
     def __init__(
-        self, path: Path, options: RuntimeOptions, decision: Decision | None = None
+        self,
+        path: Path,
+        options: RuntimeOptions,
+        decision: Decision | None = None,
+        *,
+        origin: Path | None = None,
     ) -> None:
         ort = _library()
+        self._path = origin or path
         if not path.is_file():
             raise ModelError(f"{path} is missing")
         if decision is None:
@@ -53,29 +60,34 @@ class OnnxSession:
         try:
             self._session = ort.InferenceSession(path, settings, providers=providers)
         except _errors() as error:
-            raise ModelError(f"ONNX Runtime cannot load {path}: {_first_line(error)}") from error
-        entry = self._session.get_inputs()[0]
+            told = _first_line(error)
+            raise ModelError(f"ONNX Runtime cannot load {self._path}: {told}") from error
+        entries = self._session.get_inputs()
+        if not entries:
+            raise ModelError(f"{self._path} has no input")
+        entry = entries[0]
         shape = tuple(axis if isinstance(axis, int) else None for axis in entry.shape)
         made = _made_true(wanted, self._session.get_providers(), options)
         self.choice = replace(made, batch_size=best_batch(made.device, shape))
-        self._path = path
         self._input = entry.name
-        self.fixed_batch: int | None = entry.shape[0] if isinstance(entry.shape[0], int) else None
+        self.fixed_batch: int | None = (shape[0] or None) if shape else None
         self.outputs: tuple[str, ...] = tuple(o.name for o in self._session.get_outputs())
 
     def run(self, batch: npt.NDArray[np.generic], output: str) -> npt.NDArray[np.float32]:
-        """One output for a batch; a network that takes one image at a time gets one at a time.
+        """One output for a batch; a network that takes a fixed number of images gets so many at a time.
 
         Raises:
             ModelError: The batch does not fit the network.
         """
-        parts = [batch] if self.fixed_batch != 1 else [batch[i : i + 1] for i in range(len(batch))]
         try:
-            results = [self._session.run([output], {self._input: part})[0] for part in parts]
+            results = [
+                self._session.run([output], {self._input: part})[0]
+                for part in in_fixed(batch, self.fixed_batch)
+            ]
         except _errors() as error:
             told = _first_line(error)
             raise ModelError(f"ONNX Runtime cannot run {self._path}: {told}") from error
-        return np.concatenate(results).astype(np.float32, copy=False)
+        return np.concatenate(results)[: len(batch)].astype(np.float32, copy=False)
 
 
 _PROVIDERS = {"cuda": ["CUDAExecutionProvider"], "cpu": []}
@@ -125,9 +137,18 @@ def _on_cpu(options: RuntimeOptions, precision: str, why: str) -> Choice:
 
 
 def _made_true(wanted: Choice, providers: Sequence[str], options: RuntimeOptions) -> Choice:
-    """The choice as it came out: ONNX Runtime falls back to the processor where a GPU cannot be used."""
+    """The choice as it came out: ONNX Runtime falls back to the processor where a GPU cannot be used.
+
+    Raises:
+        UsageError: The GPU was asked for.
+    """
     if all(name in providers for name in _PROVIDERS[wanted.device]):
         return wanted
+    if options.device == wanted.device:
+        raise UsageError(
+            f"{wanted.library} offers {wanted.device}, but cannot use it here; are its driver and"
+            " libraries installed?"
+        )
     why = f"{wanted.device} cannot be used here, although it is offered"
     return _on_cpu(options, wanted.precision, why)
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from annotary.errors import MissingExtra, ModelError
 from annotary.runtime._decision import Decision, decide, offers
-from annotary.runtime._options import Choice, RuntimeOptions, best_batch
+from annotary.runtime._options import Choice, RuntimeOptions, best_batch, in_fixed
 from annotary.runtime._processor import available_cores, precision_of, processor_features
 
 MOST_STREAMS = 8
@@ -29,6 +29,7 @@ class OpenVinoSession:
         path: The ONNX file.
         options: How it runs.
         decision: What was decided of it; decided here, for OpenVINO alone, when nothing is given.
+        origin: The file that messages name, where `path` is a copy of it that will go.
 
     Raises:
         MissingExtra: OpenVINO is not installed.
@@ -37,9 +38,15 @@ class OpenVinoSession:
     """
 
     def __init__(
-        self, path: Path, options: RuntimeOptions, decision: Decision | None = None
+        self,
+        path: Path,
+        options: RuntimeOptions,
+        decision: Decision | None = None,
+        *,
+        origin: Path | None = None,
     ) -> None:
         openvino = _library()
+        self._path = origin or path
         if not path.is_file():
             raise ModelError(f"{path} is missing")
         if decision is None:
@@ -55,31 +62,33 @@ class OpenVinoSession:
             )
             self._compiled = core.compile_model(model, "CPU", _settings(choice))
             # The first call of this makes a table in a way that waits for ever when two threads are in it.
-            self._compiled.input(0).get_element_type().to_dtype()
+            self._numbers = self._compiled.input(0).get_element_type().to_dtype()
         except (RuntimeError, TypeError, ValueError) as error:
-            raise ModelError(f"OpenVINO cannot load {path}: {_reason(error)}") from error
+            raise ModelError(f"OpenVINO cannot load {self._path}: {_reason(error)}") from error
         self.choice = replace(choice, batch_size=best_batch("cpu", shape))
-        self.fixed_batch: int | None = shape[0] if shape else None
+        self.fixed_batch: int | None = (shape[0] or None) if shape else None
         self._ports = {_name(port): port for port in self._compiled.outputs}
         self.outputs: tuple[str, ...] = tuple(self._ports)
-        self._path = path
         self._idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
         for _ in range(choice.streams):
             self._idle.put(self._compiled.create_infer_request())
 
     def run(self, batch: npt.NDArray[np.generic], output: str) -> npt.NDArray[np.float32]:
-        """One output for a batch; a network that takes one image at a time gets one at a time.
+        """One output for a batch; a network that takes a fixed number of images gets so many at a time.
 
         Raises:
             ModelError: The batch does not fit the network.
         """
         if output not in self.outputs:
             raise ModelError(f"{self._path} has no output {output!r}")
-        parts = [batch] if self.fixed_batch != 1 else [batch[i : i + 1] for i in range(len(batch))]
+        if batch.dtype != self._numbers:  # it would be converted without a word
+            raise ModelError(
+                f"OpenVINO cannot run {self._path}: it takes {self._numbers}, but got {batch.dtype}"
+            )
         request = self._idle.get()
         try:
             results = []
-            for part in parts:
+            for part in in_fixed(batch, self.fixed_batch):
                 request.infer([np.ascontiguousarray(part)], share_inputs=True)
                 # The request's own memory is written again by the next one.
                 results.append(
@@ -89,7 +98,7 @@ class OpenVinoSession:
             raise ModelError(f"OpenVINO cannot run {self._path}: {_reason(error)}") from error
         finally:
             self._idle.put(request)
-        return np.concatenate(results)
+        return np.concatenate(results)[: len(batch)]
 
 
 def _choice(openvino: Any, options: RuntimeOptions, decision: Decision) -> Choice:
@@ -152,5 +161,6 @@ def _library() -> Any:
 def _reason(error: Exception) -> str:
     """The line of OpenVINO's message that says what is wrong; before it stands where in its source."""
     lines = [line.strip() for line in str(error).splitlines()]
-    told = [line for line in lines if line and not line.startswith(("Exception from", "Check '"))]
+    where = ("Exception from", "Check '", "Loading input model")
+    told = [line for line in lines if line and not line.startswith(where)]
     return (told or [type(error).__name__])[0][:300]
