@@ -78,7 +78,7 @@ def test_sidecars_beside_the_images(colours, photos):
     assert {path.name for path in folder.glob("*.txt")} == {"00000.txt", "00001.txt"}
     again = annotary("tag", folder, "--model", f"dir:{colours}", "--format", "txt")
     assert "0 tagged" in again.stderr
-    assert "2 done before" in again.stderr
+    assert "2 had a result already (--on-existing append or overwrite" in again.stderr
 
 
 def test_a_sidecar_that_two_images_want(colours, photos, tmp_path):

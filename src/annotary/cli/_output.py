@@ -67,13 +67,27 @@ def tell(text: str) -> None:
         sys.stderr.flush()
 
 
-def counts(outcome: Outcome, verb: str, seconds: float, failures: Path | None) -> str:
-    """The line at the end of a run."""
+def counts(
+    outcome: Outcome, verb: str, seconds: float, failures: Path | None, *, is_beside: bool = False
+) -> str:
+    """The line at the end of a run.
+
+    Args:
+        outcome: The counts.
+        verb: What was done ("tagged").
+        seconds: How long it took.
+        failures: The list of failures.
+        is_beside: Whether results stand beside the images, where nobody knows who wrote what is there.
+    """
     finished = outcome.done + outcome.failed
     rate = f", {finished / max(seconds, 1e-6):.1f}/s" if finished else ""
     parts = [f"{outcome.done:,} {verb} in {seconds:.1f} s{rate}"]
     if outcome.done_before:
-        parts.append(f"{outcome.done_before:,} done before")
+        if is_beside:
+            there = "had a result already (--on-existing append or overwrite changes them)"
+        else:
+            there = "done before"
+        parts.append(f"{outcome.done_before:,} {there}")
     if outcome.failed:
         parts.append(f"{outcome.failed:,} failed")
     if outcome.failed_before:

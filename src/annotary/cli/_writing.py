@@ -167,7 +167,9 @@ class Writing:
         if not quiet:
             bar.update(work.outcome)
             seconds = time.monotonic() - started
-            tell(counts(work.outcome, verbs[1], seconds, output.failures_path))
+            is_beside = self.form is not None and self._values["output"] is None
+            failures = output.failures_path
+            tell(counts(work.outcome, verbs[1], seconds, failures, is_beside=is_beside))
         return 1 if work.outcome.failed + work.outcome.failed_before else 0
 
 

@@ -207,7 +207,10 @@ def _fetched(
     # A name keeps the meaning that it had when it was fetched first.
     pinned = replace(repository, revision=here.commit) if here else repository
     noted = here.files if here else {}
-    hint = f"; {wanted.name} is not on this machine, and annotary pull {wanted.name} fetches it"
+    hint = (
+        f"; {wanted.name} is not on this machine: once there is a connection, annotary pull {wanted.name}"
+        " fetches it, and a folder with its files is a model, too (--model dir:FOLDER)"
+    )
     listing = hub.list_files(pinned, hint if progress is None else "")
     names = tuple(listing.sizes)
     card = wanted.card

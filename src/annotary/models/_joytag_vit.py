@@ -375,6 +375,11 @@ def _stem_module(layer: StemLayer, inputs: int) -> nn.Module:
     return nn.ReLU() if layer.kind == "relu" else nn.GELU()
 
 
+def _is_exporting() -> bool:
+    """Whether the network is written to a file; torch tells since 2.7."""
+    return bool(getattr(torch.compiler, "is_exporting", bool)())
+
+
 class ChannelNorm(nn.Module):
     """Layer normalisation of every pixel over its channels."""
 
@@ -384,6 +389,12 @@ class ChannelNorm(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """The same shape [b, c, h, w]; no copy is made of images that lie channels last."""
+        if _is_exporting():
+            # In a file the axes that are swapped and swapped back are copies: they cost OpenVINO 2 to 4 % of the run.
+            centred = image - image.mean(1, keepdim=True)
+            variance = (centred * centred).mean(1, keepdim=True)
+            weight, bias = self.norm.weight[:, None, None], self.norm.bias[:, None, None]
+            return centred * torch.rsqrt(variance + self.norm.eps) * weight + bias
         return cast(Tensor, self.norm(image.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
 
 
