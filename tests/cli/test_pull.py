@@ -102,7 +102,8 @@ def test_an_update_needs_a_network(server, monkeypatch):
 def test_no_network_names_the_command(server, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(
-        ModelError, match="this machine, and annotary pull wd-vit-tagger-v3 fetches"
+        ModelError,
+        match="this machine: once there is a connection, annotary pull wd-vit-tagger-v3 fetches",
     ):
         load_model("wd-vit-tagger-v3")
 
