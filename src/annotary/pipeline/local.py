@@ -12,6 +12,7 @@ sorted and a slow image delays only the order, not the work behind it.
 from __future__ import annotations
 
 import queue
+import sys
 import threading
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -161,6 +162,9 @@ class _Executor:
     def stop(self) -> None:
         """Let all threads end; work that has not begun is dropped."""
         self._stopped.set()
+        if sys.is_finalizing():
+            # The threads are gone, and with them whoever held a pool's lock.
+            return
         self._slots.release()
         self._fetch_pool.shutdown(wait=False, cancel_futures=True)
         self._decode_pool.shutdown(wait=False, cancel_futures=True)
