@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, cast
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -30,8 +30,9 @@ from annotary.export._graphs import (
     without_integers,
     write_torch,
 )
+from annotary.export._options import ExportOptions
 from annotary.export._parity import Parity, Tagger, compare
-from annotary.export._photos import FEWEST, Photos, drawn
+from annotary.export._photos import Photos, drawn
 from annotary.export._quantise import quantise
 from annotary.models import find, load_model
 from annotary.runtime import RuntimeOptions, precision_of
@@ -49,32 +50,6 @@ DRAWN = 4
 
 FAITHFUL = 1e-4
 """Scores of a network that was only written down in another format may differ by so much (1e-6 is usual)."""
-
-
-@dataclass(frozen=True, slots=True)
-class ExportOptions:
-    """What is made of a model."""
-
-    precision: Literal["int8", "fp32"] = "int8"
-    """What the new model computes in: int8 needs photos to calibrate with (--calibrate); fp32 writes networks of torch
-    as ONNX, and makes int8 ones fp32. bf16 and fp16 need no export: they are options of the run."""
-
-    calibrate: tuple[str, ...] = ()
-    """A file, folder or list of photos like those that will be tagged. May be given several times."""
-
-    samples: int = 128
-    """How many of the photos calibrate; half as many others are compared on."""
-
-    threshold: float | None = None
-    """Compare tags at this threshold, 0..1, instead of the model's own."""
-
-    def __post_init__(self) -> None:
-        if self.samples < FEWEST:
-            raise ValueError(f"samples must be at least {FEWEST}, but got {self.samples}")
-        if self.threshold is not None and not 0.0 <= self.threshold <= 1.0:
-            raise ValueError(f"threshold must be in 0..1, but got {self.threshold}")
-        if isinstance(self.calibrate, str):
-            raise ValueError("calibrate must be several places, not one text")
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,12 +14,10 @@ import numpy.typing as npt
 from annotary import images, preprocess
 from annotary.cards import PreprocessSpec
 from annotary.errors import ImageError, UsageError
+from annotary.export._options import FEWEST
 from annotary.images import DecodeOptions
 from annotary.records import Failure, Item
 from annotary.sources import Reader, SourceOptions, open_sources
-
-FEWEST = 8
-"""Photos below which neither ranges nor differences mean anything."""
 
 _SHARE_COMPARED = 3
 """One photo of so many is held apart, and compared on."""
