@@ -106,6 +106,29 @@ class PreprocessSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class Similarity:
+    """How the cosine of an image and a text becomes a score, in weights that embed both. It is part of the weights.
+
+    Attributes:
+        kind: `softmax` compares the texts of one image with each other (CLIP, MetaCLIP); `sigmoid` says of each text by
+            itself how probably it fits (SigLIP).
+        scale: The cosine is multiplied by this: the exponential of what checkpoints call `logit_scale`.
+        bias: Added after that (`logit_bias`); 0 for softmax, where it would change nothing.
+    """
+
+    kind: Literal["softmax", "sigmoid"] = "softmax"
+    scale: float = 100.0
+    bias: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_choice("kind", self.kind, ("softmax", "sigmoid"))
+        if not _is_number(self.scale) or self.scale <= 0.0:
+            raise ValueError(f"scale must be a number above 0, but got {self.scale!r}")
+        if not _is_number(self.bias):
+            raise ValueError(f"bias must be a number, but got {self.bias!r}")
+
+
+@dataclass(frozen=True, slots=True)
 class Card:
     """What a model is and where it comes from.
 
@@ -125,6 +148,7 @@ class Card:
         thresholds: Preset name to thresholds 0..1 by category, for weights without thresholds of their own; `*` is
             every category that is not named.
         activation: What turns the network's output into probabilities: `sigmoid`, or `none` if the network does it.
+        similarity: How image and text are compared, for weights that embed both and do not say it themselves.
     """
 
     name: str
@@ -140,6 +164,7 @@ class Card:
     sizes: Mapping[str, int] = field(default_factory=dict)
     thresholds: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     activation: Literal["none", "sigmoid"] = "none"
+    similarity: Similarity | None = None
 
     def __post_init__(self) -> None:
         _check_choice("activation", self.activation, ("none", "sigmoid"))
@@ -233,6 +258,9 @@ def read_card(directory: Path) -> Card:
     try:
         _check_known("card", table, Card)
         preprocess = PreprocessSpec.from_table(table.pop("preprocess", {}))
+        if "similarity" in table:
+            _check_known("similarity", table["similarity"], Similarity)
+            table["similarity"] = Similarity(**table["similarity"])
         return Card(preprocess=preprocess, **table)
     except (AttributeError, TypeError, ValueError) as error:
         raise ModelError(f"{path}: {error}") from error
@@ -375,6 +403,10 @@ def card_text(card: Card) -> str:
     lines += ["", "[preprocess]"]
     for entry in fields(PreprocessSpec):
         lines.append(f"{entry.name} = {_toml(getattr(card.preprocess, entry.name))}")
+    if card.similarity is not None:
+        lines += ["", "[similarity]"]
+        for entry in fields(Similarity):
+            lines.append(f"{entry.name} = {_toml(getattr(card.similarity, entry.name))}")
     for name, listed in (("sizes", card.sizes), ("files", card.files)):
         if listed:
             lines += ["", f"[{name}]", *(f"{_toml(k)} = {_toml(v)}" for k, v in listed.items())]
