@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from numbers import Real
 from pathlib import Path
-from typing import Any, ClassVar, Self, TypeAlias
+from typing import Any, ClassVar, Literal, Self, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -204,6 +204,66 @@ class Embedding:
         return list(self.vector)
 
 
+Action: TypeAlias = Literal["allow", "review", "block"]
+"""What a policy makes of an image, from the mildest to the strictest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """A rule of a policy that an image met.
+
+    Attributes:
+        name: The label or tag that was looked at.
+        score: Its probability, 0..1.
+        threshold: From which score on the rule holds, 0..1.
+        action: What the rule asks for.
+    """
+
+    name: str
+    score: float
+    threshold: float
+    action: Action
+
+    def __post_init__(self) -> None:
+        _check_text("the name of a reason", self.name)
+        _check_probability("the score of a reason", self.score)
+        _check_probability("the threshold of a reason", self.threshold)
+        _check_action(self.action)
+
+    def to_json(self) -> Json:
+        """The reason as a JSON object."""
+        return {
+            "name": self.name,
+            "score": self.score,
+            "threshold": self.threshold,
+            "action": self.action,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What a policy makes of an image, and why.
+
+    Attributes:
+        action: The strictest of what the rules ask for.
+        reasons: The rules that were met, the strictest first.
+    """
+
+    action: Action
+    reasons: tuple[Reason, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check_action(self.action)
+        if not isinstance(self.reasons, tuple) or not all(
+            isinstance(reason, Reason) for reason in self.reasons
+        ):
+            raise ValueError(f"reasons must be a tuple of Reason, but got {self.reasons!r}")
+
+    def to_json(self) -> Json:
+        """The decision as a JSON object."""
+        return {"action": self.action, "reasons": [reason.to_json() for reason in self.reasons]}
+
+
 @dataclass(frozen=True, slots=True)
 class Annotation:
     """All that was said of one image.
@@ -221,6 +281,7 @@ class Annotation:
         answers: In the order of the questions.
         boxes: In descending order of score.
         embedding: A unit vector.
+        decision: What a policy makes of it.
         sources: Which model card said which part, as `{"tags": "starter@1.0"}`.
     """
 
@@ -233,6 +294,7 @@ class Annotation:
     answers: tuple[Answer, ...] = ()
     boxes: tuple[Box, ...] = ()
     embedding: Embedding | None = None
+    decision: Decision | None = None
     sources: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     ok: ClassVar[bool] = True
@@ -248,6 +310,11 @@ class Annotation:
             entries = getattr(self, part)
             if not isinstance(entries, tuple) or not all(isinstance(e, kind) for e in entries):
                 raise ValueError(f"{part} must be a tuple of {kind.__name__}, but got {entries!r}")
+        for part, kind in (("embedding", Embedding), ("decision", Decision)):
+            if not isinstance(getattr(self, part), kind | None):
+                raise ValueError(
+                    f"{part} must be one {kind.__name__}, but got {getattr(self, part)!r}"
+                )
 
     def to_json(self) -> Json:
         """The record as a JSON object; absent parts are left out."""
@@ -258,6 +325,8 @@ class Annotation:
                 value[part] = [entry.to_json() for entry in entries]
         if self.embedding is not None:
             value["embedding"] = self.embedding.to_json()
+        if self.decision is not None:
+            value["decision"] = self.decision.to_json()
         if self.sources:
             value["sources"] = dict(self.sources)
         return value
@@ -284,10 +353,16 @@ class Annotation:
                     for entry in value.get("boxes", ())
                 ),
                 embedding=Embedding(tuple(value["embedding"])) if "embedding" in value else None,
+                decision=_decision(value["decision"]) if "decision" in value else None,
                 sources=dict(value.get("sources", {})),
             )
         except (KeyError, TypeError) as error:
             raise ValueError(f"not an annotation: {error}") from error
+
+
+def _decision(value: Json) -> Decision:
+    _check_keys("decision", value, Decision.__slots__)
+    return Decision(value["action"], tuple(Reason(**reason) for reason in value.get("reasons", ())))
 
 
 _PARTS = {"tags": Tag, "labels": Label, "captions": Caption, "answers": Answer, "boxes": Box}
@@ -373,6 +448,11 @@ def _check_text(what: str, value: object) -> None:
 def _check_probability(what: str, value: object) -> None:
     if not isinstance(value, Real) or isinstance(value, bool) or not 0.0 <= float(value) <= 1.0:
         raise ValueError(f"{what} must be in 0..1, but got {value!r}")
+
+
+def _check_action(value: object) -> None:
+    if value not in get_args(Action):
+        raise ValueError(f"action must be one of {', '.join(get_args(Action))}, but got {value!r}")
 
 
 def _check_optional_probability(what: str, value: float | None) -> None:

@@ -56,7 +56,7 @@ def test_thresholds_are_the_means_and_a_model_without_counts_as_joytag():
 def test_the_task_asks_each_network_with_its_own_input():
     task = Tagging(Ensemble([FIRST, SECOND]), TaggingOptions(threshold=0.55))
     assert len(task.inputs) == 2
-    (answer,) = task.annotate(np.array([[0.2, 0.4, 0.6]]), np.array([[0.8, 0.4, 0.9]]))
+    (answer,) = task.annotate((), np.array([[0.2, 0.4, 0.6]]), np.array([[0.8, 0.4, 0.9]]))
     assert [tag.name for tag in answer["tags"]] == ["tree", "dog", "sky"]
     assert task.source == "a@1+b@1"
 

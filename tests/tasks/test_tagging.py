@@ -34,7 +34,7 @@ class Scores:
 
 def tags_of(options: TaggingOptions, batch, presets: bool = True) -> list[tuple[Tag, ...]]:
     task = Tagging(SingleTagger(Scores(presets)), options)
-    answers = task.annotate(np.array(batch))
+    answers = task.annotate((), np.array(batch))
     assert all(answer.keys() == {"tags"} for answer in answers)
     return [answer["tags"] for answer in answers]
 
@@ -128,7 +128,7 @@ def test_settings_are_equal_where_the_tags_are():
 
 def test_scores_are_kept_beside_the_tags_where_that_is_asked_for():
     task = Tagging(SingleTagger(Scores()), TaggingOptions(), keeps_scores=True)
-    (answer,) = task.annotate(np.array([EVEN]))
+    (answer,) = task.annotate((), np.array([EVEN]))
     assert answer["scores"].dtype == np.float16
     assert answer["scores"] == pytest.approx(EVEN, abs=5e-4)
     assert [tag.name for tag in answer["tags"]] == ["dog", "fish bowl", "cat"]

@@ -11,12 +11,13 @@ sorted and a slow image delays only the order, not the work behind it.
 
 from __future__ import annotations
 
+import hashlib
 import queue
 import sys
 import threading
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -77,6 +78,7 @@ class _Prepared:
     width: int
     height: int
     inputs: dict[PreprocessSpec, Pixels]
+    digest: str = ""
 
 
 @dataclass(slots=True)
@@ -86,6 +88,11 @@ class _Batch:
     entries: list[_Prepared | tuple[Item | None, Failure]] = field(default_factory=list)
     parts: Future[list[dict[str, Any]]] | None = None
 
+
+_FOUND = frozenset(field.name for field in fields(Annotation)) - {
+    *("image", "width", "height", "sources")
+}
+"""The fields of a record that tasks fill."""
 
 _END = object()
 
@@ -98,6 +105,7 @@ def annotate(
     options: PipelineOptions,
     *,
     keeps_bytes: bool = False,
+    keeps_digest: bool = False,
 ) -> Generator[Result, None, None]:
     """Annotate images.
 
@@ -108,6 +116,8 @@ def annotate(
         decode_options: How bytes are decoded.
         options: How the work is spread.
         keeps_bytes: Whether items come back with their encoded bytes, as `Item.data`, for outputs that hold images.
+        keeps_digest: Whether the sha256 of the encoded bytes comes beside the record, as `sha256` in hexadecimal
+            digits; of pixels in memory it is that of the pixels.
 
     Yields:
         What became of each image, in the order of the input.
@@ -115,7 +125,14 @@ def annotate(
     Raises:
         AnnotaryError: The source or a model fails; what was yielded before stands.
     """
-    executor = _Executor(tasks, reader, decode_options, options, keeps_bytes=keeps_bytes)
+    executor = _Executor(
+        tasks,
+        reader,
+        decode_options,
+        options,
+        keeps_bytes=keeps_bytes,
+        keeps_digest=keeps_digest,
+    )
     try:
         yield from executor.results(items)
     finally:
@@ -131,9 +148,11 @@ class _Executor:
         options: PipelineOptions,
         *,
         keeps_bytes: bool,
+        keeps_digest: bool,
     ) -> None:
         self._tasks = tasks
         self._keeps_bytes = keeps_bytes
+        self._keeps_digest = keeps_digest
         self._specs = tuple({spec: None for task in tasks for spec in task.inputs})
         self._needed = preprocess.needed_by_all(*self._specs)
         self._reader = reader
@@ -193,7 +212,7 @@ class _Executor:
         try:
             if item.pixels is not None:
                 height, width = item.pixels.shape[:2]
-                return self._fit(item, item.pixels, width, height)
+                return self._fit(item, item.pixels, width, height, self._digest(item.pixels))
             return self._decode(item, self._reader.read(item))
         except (ImageError, MemoryError) as error:
             return item, _failure(item, error)
@@ -208,13 +227,21 @@ class _Executor:
 
     def _decode(self, item: Item, data: bytes) -> _Prepared:
         decoded = images.decode(data, at_least=self._needed, options=self._decode_options)
+        digest = self._digest(data)
         if self._keeps_bytes:
             item = replace(item, path=None, url=None, data=data)
-        return self._fit(item, decoded.pixels, decoded.width, decoded.height)
+        return self._fit(item, decoded.pixels, decoded.width, decoded.height, digest)
 
-    def _fit(self, item: Item, pixels: Pixels, width: int, height: int) -> _Prepared:
+    def _digest(self, data: bytes | Pixels) -> str:
+        if not self._keeps_digest:
+            return ""
+        if isinstance(data, np.ndarray):
+            data = repr(data.shape).encode() + np.ascontiguousarray(data).tobytes()
+        return hashlib.sha256(data).hexdigest()
+
+    def _fit(self, item: Item, pixels: Pixels, width: int, height: int, digest: str) -> _Prepared:
         inputs = {spec: preprocess.fit(pixels, spec, (width, height)) for spec in self._specs}
-        return _Prepared(item, width, height, inputs)
+        return _Prepared(item, width, height, inputs, digest)
 
     def _collect(self) -> None:
         """Gather prepared images into batches. A batch is not waited for when the source is slow."""
@@ -256,26 +283,29 @@ class _Executor:
     def _run_networks(self, ready: list[_Prepared]) -> list[dict[str, Any]]:
         """The parts of every image's annotation; in a network thread."""
         found: list[dict[str, Any]] = [{} for _ in ready]
+        items = [image.item for image in ready]
         batches: dict[PreprocessSpec, npt.NDArray[np.generic]] = {}
         for task in self._tasks:
             for spec in task.inputs:
                 if spec not in batches:
                     pictures = [image.inputs[spec] for image in ready]
                     batches[spec] = preprocess.to_batch(pictures, spec)
-            answers = task.annotate(*(batches[spec] for spec in task.inputs))
+            answers = task.annotate(items, *(batches[spec] for spec in task.inputs))
             for parts, answer in zip(found, answers, strict=True):
                 parts.update(answer)
         return found
 
     def _finish(self, batch: _Batch) -> Iterator[Result]:
         found = iter(batch.parts.result() if batch.parts is not None else ())
-        sources = {task.part: task.source for task in self._tasks}
+        sources = {task.part: task.source for task in self._tasks if task.part}
         for entry in batch.entries:
             if isinstance(entry, tuple):
                 yield Result(*entry, {})
                 continue
             beside = dict(next(found))
-            parts = {name: beside.pop(name) for name in sources}
+            parts = {name: beside.pop(name) for name in _FOUND if name in beside}
+            if self._keeps_digest:
+                beside["sha256"] = entry.digest
             item = entry.item
             annotation = Annotation(item.image, entry.width, entry.height, **parts, sources=sources)
             yield Result(item, annotation, beside)

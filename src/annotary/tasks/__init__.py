@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from annotary.cards import PreprocessSpec
+from annotary.records import Item
 
 
 class Task(Protocol):
@@ -16,7 +17,7 @@ class Task(Protocol):
 
     @property
     def part(self) -> str:
-        """The field of `Annotation` that it fills ("tags")."""
+        """The field of `Annotation` that it fills ("tags"); empty when all it finds stands beside the record."""
 
     @property
     def source(self) -> str:
@@ -34,9 +35,16 @@ class Task(Protocol):
     def batch_size(self) -> int:
         """How many images are taken at once, at best."""
 
-    def annotate(self, *batches: npt.NDArray[np.generic]) -> list[Mapping[str, Any]]:
+    def annotate(
+        self, items: Sequence[Item], *batches: npt.NDArray[np.generic]
+    ) -> list[Mapping[str, Any]]:
         """What is found in the same images, prepared as `inputs` says. Safe to call from several threads.
 
+        Args:
+            items: Which images they are.
+            batches: Their pixels, once for each of `inputs`.
+
         Returns:
-            For every image the value of the part by its name; what has another name is handed on beside the record.
+            For every image the value of its part, and of other fields of `Annotation` that follow from it, by name;
+            what has another name is handed on beside the record.
         """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol, cast
+from typing import Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -11,21 +11,10 @@ import numpy.typing as npt
 from annotary.cards import Card, Similarity
 from annotary.errors import UsageError
 from annotary.models import Model
+from annotary.models._texts import Texts as Texts
 
 Vectors = npt.NDArray[np.float32]
 """float32[n, d]; the length of every row is 1."""
-
-
-class Texts(NamedTuple):
-    """Texts as a model sees them.
-
-    Attributes:
-        vectors: float32[n, d], unit length.
-        is_truncated: bool[n]; whether the end of the text did not fit in and was not read.
-    """
-
-    vectors: Vectors
-    is_truncated: npt.NDArray[np.bool_]
 
 
 class ImageEncoder(Protocol):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy.typing as npt
 from annotary.cards import Card, PreprocessSpec, Vocabulary
 from annotary.errors import UsageError
 from annotary.models import Model
+from annotary.records import Item
 from annotary.tasks.tag_rules import TagRules
 from annotary.tasks.tag_selection import TaggingOptions, TagSelector
 
@@ -148,7 +149,9 @@ class Tagging:
         """How many images are taken at once, at best."""
         return self._scorer.batch_size
 
-    def annotate(self, *batches: npt.NDArray[np.generic]) -> list[Mapping[str, Any]]:
+    def annotate(
+        self, items: Sequence[Item], *batches: npt.NDArray[np.generic]
+    ) -> list[Mapping[str, Any]]:
         """The `tags` of every image, and its `scores` where they are kept."""
         return [self._parts(scores) for scores in self._scorer.scores(*batches)]
 
