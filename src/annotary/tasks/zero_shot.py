@@ -1,0 +1,340 @@
+"""Zero-shot classification: which of the labels that a user offers fit an image.
+
+The score of a label comes from the cosine of the image's vector and the label's vector, the way that the weights say:
+
+* `softmax` (CLIP, MetaCLIP): the labels compete, `softmax(scale * cosine)` over all labels of the image, and over the
+  background prompts where there are any. With `multi_label` each label competes with the background alone:
+  `sigmoid(logit - log(mean(exp(background logits))))`, because the softmax over other labels can neither say
+  "two of them" nor "none".
+* `sigmoid` (SigLIP): `sigmoid(scale * cosine + bias)`, each label by itself, with and without `multi_label`.
+
+"None of these" is, in a competition, the share of all background prompts together; of independent scores the
+probability that none of the labels holds, `prod(1 - score)`.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from annotary.cards import PreprocessSpec
+from annotary.errors import UsageError
+from annotary.records import Decision, Item, Label
+from annotary.tasks.calibration import Calibration
+from annotary.tasks.class_vectors import class_vectors
+from annotary.tasks.encoding import DualEncoder
+from annotary.tasks.label_sets import DEFAULT_BACKGROUND, LabelClass, LabelSet
+from annotary.tasks.text_cache import TextCache
+
+Floats = npt.NDArray[np.float32]
+
+MOST_LABELS = 100
+"""Labels of an image where `top` does not say how many."""
+
+
+@dataclass(frozen=True, slots=True)
+class ZeroShotOptions:
+    """Which labels an image gets."""
+
+    multi_label: bool = False
+    """Score each label by itself, so that several or none may fit; otherwise they compete for the image."""
+
+    threshold: float | None = None
+    """Keep labels with at least this score, 0..1."""
+
+    label_thresholds: Path | None = field(default=None, metadata={"metavar": "FILE"})
+    """A CSV file with thresholds of single labels, label,threshold; they take the place of --threshold."""
+
+    top: int | None = None
+    """Keep at most so many labels, the best; without it all, up to 100."""
+
+    calibration: Path | None = field(default=None, metadata={"metavar": "FILE"})
+    """A file of `annotary calibrate`: its temperature, and its thresholds where none are told."""
+
+    def __post_init__(self) -> None:
+        if self.threshold is not None and not 0.0 <= self.threshold <= 1.0:
+            raise ValueError(f"threshold must be in 0..1, but got {self.threshold}")
+        if self.top is not None and self.top < 1:
+            raise ValueError(f"top must be at least 1, but got {self.top}")
+
+
+class Judge(Protocol):
+    """What makes a decision of an image's scores; a policy does."""
+
+    def decide(self, scores: Mapping[str, float]) -> Decision:
+        """The decision for an image, by the scores 0..1 of all its labels."""
+
+    def settings(self) -> Mapping[str, Any]:
+        """What decisions depend on."""
+
+
+class ZeroShot:
+    """The task of zero-shot classification. All texts are embedded when it is made, and never again.
+
+    Args:
+        model: Embeds images and texts.
+        labels: What is offered.
+        options: Which labels an image gets.
+        calibration: Corrects the scores.
+        thresholds: Label to threshold 0..1, before those of the labels and the calibration.
+        judge: Makes a decision of every image's scores.
+        cache: Remembers the vectors of texts between runs.
+
+    Attributes:
+        truncated: Labels with a prompt that the model cannot read to its end.
+
+    Raises:
+        UsageError: A threshold is for no label, or the calibration is that of another model.
+    """
+
+    part = "labels"
+
+    def __init__(
+        self,
+        model: DualEncoder,
+        labels: LabelSet,
+        options: ZeroShotOptions | None = None,
+        *,
+        calibration: Calibration | None = None,
+        thresholds: Mapping[str, float] | None = None,
+        judge: Judge | None = None,
+        cache: TextCache | None = None,
+    ) -> None:
+        self._model = model
+        self._labels = labels
+        self._options = options or ZeroShotOptions()
+        self._calibration = calibration or Calibration(model.card.id, self._options.multi_label)
+        self._judge = judge
+        self._check_calibration()
+        self._similarity = model.similarity
+        self._competes = self._similarity.kind == "softmax" and not self._options.multi_label
+        self._background = self._background_prompts()
+        backgrounds = [LabelClass(prompt, (prompt,)) for prompt in self._background]
+        found = class_vectors(model, [*labels.classes, *backgrounds], cache)
+        self._vectors = np.ascontiguousarray(found.vectors.T)
+        self.truncated: tuple[str, ...] = tuple(
+            label.name
+            for label, truncated in zip(
+                (*labels.classes, *backgrounds), found.is_truncated, strict=True
+            )
+            if truncated
+        )
+        self._names = labels.names
+        self._thresholds = self._every_threshold(thresholds or {})
+        self._none_threshold = (thresholds or {}).get(
+            labels.none_label or "", self._options.threshold or 0.0
+        )
+
+    @property
+    def source(self) -> str:
+        """The id of the model's card."""
+        return self._model.card.id
+
+    @property
+    def inputs(self) -> tuple[PreprocessSpec, ...]:
+        """How the model's images are prepared."""
+        return (self._model.card.preprocess,)
+
+    @property
+    def streams(self) -> int:
+        """How many batches the network works on at once, at its best."""
+        return self._model.streams
+
+    @property
+    def batch_size(self) -> int:
+        """How many images the network takes at once, at its best."""
+        return self._model.batch_size
+
+    def annotate(
+        self, items: Sequence[Item], *batches: npt.NDArray[np.generic]
+    ) -> list[Mapping[str, Any]]:
+        """The `labels` of every image, and its `decision` where there is a judge."""
+        (batch,) = batches
+        logits = self.logits(self._model.embed_images(batch))
+        return [self._parts(item, row) for item, row in zip(items, logits, strict=True)]
+
+    def logits(self, images: Floats) -> Floats:
+        """Calibrated logits float32[b, labels + background prompts] of unit vectors float32[b, d]."""
+        cosines = images @ self._vectors
+        similarity, calibration = self._similarity, self._calibration
+        scaled = (cosines * similarity.scale + similarity.bias) / calibration.temperature
+        return np.asarray(scaled, dtype=np.float32)
+
+    def scores(self, logits: Floats) -> tuple[Floats, float]:
+        """The scores 0..1 of some labels of one image, and that of none of them.
+
+        Args:
+            logits: float32[n], of the labels, and behind them of all background prompts.
+        """
+        count = len(logits) - len(self._background)
+        own, background = logits[:count].astype(np.float64), logits[count:].astype(np.float64)
+        if self._competes:
+            every = _softmax(np.concatenate([own, background]))
+            return every[:count].astype(np.float32), float(min(1.0, every[count:].sum()))
+        if self._similarity.kind == "softmax":
+            own = own - _log_mean_exp(background)
+        scores = _sigmoid(own + self._calibration.bias)
+        return scores.astype(np.float32), float(np.prod(1.0 - scores))
+
+    def settings(self) -> dict[str, Any]:
+        """What the labels depend on beside the model, in one way of writing."""
+        labels = self._labels
+        return {
+            "labels": _digest([[label.name, *label.prompts] for label in labels.classes]),
+            "labels_of_image": labels.of_image and _digest(sorted(labels.of_image.items())),
+            "background": list(self._background),
+            "none_label": labels.none_label,
+            "thresholds": _digest([*map(float, self._thresholds), self._none_threshold]),
+            "multi_label": self._options.multi_label,
+            "top": self._options.top,
+            "temperature": self._calibration.temperature,
+            "bias": self._calibration.bias,
+            **({"policy": dict(self._judge.settings())} if self._judge is not None else {}),
+        }
+
+    def _parts(self, item: Item, logits: Floats) -> dict[str, Any]:
+        places = self._places(item)
+        own = logits if places is None else logits[places]
+        scores, none = self.scores(own)
+        names, thresholds = self._names, self._thresholds
+        if places is not None:
+            names = tuple(self._names[i] for i in places[: len(scores)])
+            thresholds = self._thresholds[places[: len(scores)]]
+        parts: dict[str, Any] = {"labels": self._chosen(names, scores, thresholds, none)}
+        if self._judge is not None:
+            every = dict(zip(names, map(float, scores), strict=True))
+            parts["decision"] = self._judge.decide(every)
+        return parts
+
+    def _places(self, item: Item) -> npt.NDArray[np.intp] | None:
+        """Places of the logits of an image's own labels and of the background; None when it has all labels."""
+        if self._labels.of_image is None:
+            return None
+        own = own_labels(self._labels.of_image, item)
+        backgrounds = range(len(self._names), len(self._names) + len(self._background))
+        return np.array([*own, *backgrounds], dtype=np.intp)
+
+    def _chosen(
+        self, names: Sequence[str], scores: Floats, thresholds: Floats, none: float
+    ) -> tuple[Label, ...]:
+        """The labels that an image gets, the best first; equal scores stay in the user's order."""
+        most = self._options.top or MOST_LABELS
+        kept = np.flatnonzero(scores >= thresholds)
+        if len(kept) > 4 * most:  # far more than are wanted need no order
+            border = np.partition(scores[kept], len(kept) - most)[len(kept) - most]
+            kept = kept[scores[kept] >= border]
+        kept = kept[np.argsort(-scores[kept], kind="stable")][:most]
+        labels = [Label(names[int(i)], float(scores[i])) for i in kept]
+        name = self._labels.none_label
+        if name is not None and none >= self._none_threshold:
+            place = sum(label.score >= none for label in labels)
+            labels.insert(place, Label(name, min(1.0, max(0.0, none))))
+        return tuple(labels[:most])
+
+    def _background_prompts(self) -> tuple[str, ...]:
+        told = self._labels.background
+        if self._similarity.kind == "sigmoid":
+            if told:
+                raise UsageError(
+                    f"--background is for models whose labels compete; {self.source} judges each label by itself"
+                )
+            return ()
+        is_needed = self._options.multi_label or self._labels.none_label is not None
+        return told or (DEFAULT_BACKGROUND if is_needed else ())
+
+    def _check_calibration(self) -> None:
+        found = self._calibration
+        name = found.model.partition("@")[0]
+        if name != self._model.card.name:
+            raise UsageError(f"--calibration is of {found.model}, but the model is {self.source}")
+        if found.multi_label != self._options.multi_label:
+            told = "with" if found.multi_label else "without"
+            raise UsageError(f"--calibration was made {told} --multi-label; use it so")
+
+    def _every_threshold(self, told: Mapping[str, float]) -> Floats:
+        """One threshold a label: what is told of it, else what its class says, the option, the calibration."""
+        known = {*self._names, self._labels.none_label}
+        if unknown := [name for name in told if name not in known]:
+            raise UsageError(f"a threshold is for {unknown[0]!r}, which is no label")
+        general = self._options.threshold
+        return np.array(
+            [self._threshold(label, told, general) for label in self._labels.classes],
+            dtype=np.float32,
+        )
+
+    def _threshold(
+        self, label: LabelClass, told: Mapping[str, float], general: float | None
+    ) -> float:
+        if label.name in told:
+            return told[label.name]
+        if label.threshold is not None:
+            return label.threshold
+        return general if general is not None else self._calibration.thresholds.get(label.name, 0.0)
+
+
+def own_labels(of_image: Mapping[str, tuple[int, ...]], item: Item) -> tuple[int, ...]:
+    """The labels of one image in a table that names it as the input does, or below the folder that was asked for."""
+    for name in (item.image, item.relative):
+        if name in of_image:
+            return of_image[name]
+    return ()
+
+
+def read_thresholds(path: Path) -> dict[str, float]:
+    """A CSV file `label,threshold`, with or without a head.
+
+    Raises:
+        UsageError: It cannot be read, or a row is something else.
+    """
+    found: dict[str, float] = {}
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            for number, row in enumerate(csv.reader(file), 1):
+                if not row or (number == 1 and row[1:] == ["threshold"]):
+                    continue
+                name, value = row
+                found[name] = float(value)
+                if not 0.0 <= found[name] <= 1.0:
+                    raise ValueError(f"the threshold of {name!r} must be in 0..1, but got {value}")
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from error
+    except (ValueError, csv.Error) as error:
+        raise UsageError(f"{path}: a row must be label,threshold: {error}") from error
+    return found
+
+
+def with_calibration(options: ZeroShotOptions, calibration: Calibration | None) -> ZeroShotOptions:
+    """Options for a calibration that was made with or without `multi_label`."""
+    if calibration is None:
+        return options
+    return replace(options, multi_label=calibration.multi_label)
+
+
+def _digest(value: Any) -> str:
+    """What changes with a value that is too long to be written out."""
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
+
+
+def _softmax(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    if not len(logits):
+        return logits
+    powers = np.exp(logits - logits.max())
+    return np.asarray(powers / powers.sum())
+
+
+def _log_mean_exp(logits: npt.NDArray[np.float64]) -> float:
+    highest = logits.max()
+    return float(highest + np.log(np.mean(np.exp(logits - highest))))
+
+
+def _sigmoid(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    # exp of a large number would overflow; the half of a tanh is the same and does not
+    return np.asarray(0.5 * (1.0 + np.tanh(0.5 * logits)))
