@@ -98,7 +98,7 @@ def test_options(model, photos):
     [
         ("nowhere", {}, UsageError, "no such file or folder"),
         (".", {}, NothingToDo, "no images"),
-        (3, {}, UsageError, "cannot tag a int"),
+        (3, {}, UsageError, "cannot read an image from int"),
         (np.zeros((2, 2)), {}, UsageError, r"uint8 \[H, W, 3\].* but got float64 \[2, 2\]"),
         (np.zeros((0, 2, 3), np.uint8), {}, UsageError, "uint8"),
         (b"", {"preset": "best"}, UsageError, "preset must be one of"),
@@ -273,7 +273,7 @@ def test_several_models_are_asked_together(colours, tmp_path):
         (lambda model: model.tag("x.png", threshold="x"), r"threshold must be in 0\.\.1"),
         (lambda model: model.tag("x.png", order="odd"), "order must be score"),
         (lambda model: model.tag("x.png", category_threshold="a=1"), "is like {'character': 0.85}"),
-        (lambda model: model.tag({"a": 1}), "cannot tag a mapping: give its values"),
+        (lambda model: model.tag({"a": 1}), "cannot read images from a mapping: give its values"),
     ],
 )
 def test_wrong_types_are_told(model, call, message):

@@ -35,22 +35,33 @@ MAY_IMPORT = {
         *("tasks", "sources", "sinks", "images", "preprocess", "cards", "records", "errors"),
         "runtime",
     },
+    "catalog": {
+        *("tasks", "sources", "sinks", "images", "preprocess", "cards", "records", "errors"),
+        *("runtime", "models", "pipeline"),
+    },
+    "datasets": {
+        *("tasks", "sources", "sinks", "images", "cards", "records", "errors", "registry"),
+        *("runtime", "models", "pipeline"),
+    },
     "training": {"models", "preprocess", "records", "cards", "errors", "images", "runtime"},
     "evaluation": {"tasks", "records", "errors"},
     "export": {
         *("models", "sources", "images", "preprocess", "cards", "records", "errors"),
         "runtime",
     },
+    "inputs": {"sources", "images", "records", "errors"},
     "api": {"*"},
+    "autodistill": {"*"},
     "cli": {"*"},
     "__init__": {"api", "errors", "records"},
     "__main__": {"cli"},
 }
 """Room to the rooms that it may import from, as in the table of docs/design.md."""
 
-NEEDS_TORCH = {
+NEEDS_EXTRAS = {
     "annotary.models._efficientnet_lite",
     "annotary.models._joytag_vit",
+    "annotary.autodistill",
     "annotary.training",
 }
 """Modules, and packages with all below them, that only the extras bring to life."""
@@ -67,6 +78,10 @@ HEAVY = (
     "ray",
     "fastapi",
     "scipy",
+    "supervision",
+    "autodistill",
+    "cv2",
+    "pandas",
 )
 
 
@@ -83,7 +98,7 @@ def light_modules() -> list[str]:
         name
         for name in modules()
         if name != "annotary.__main__"
-        and not any(name == heavy or name.startswith(heavy + ".") for heavy in NEEDS_TORCH)
+        and not any(name == heavy or name.startswith(heavy + ".") for heavy in NEEDS_EXTRAS)
     ]
 
 

@@ -14,15 +14,20 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.2.0"
 
 if TYPE_CHECKING:
-    from annotary.api import Annotator, list_models, load, tag
+    from annotary.api import Annotator, classify, embed, list_models, load, tag
     from annotary.errors import AnnotaryError
-    from annotary.records import Annotation, Failure, Tag
+    from annotary.records import Annotation, Decision, Embedding, Failure, Label, Tag
 
 __all__ = [
     "AnnotaryError",
     "Annotation",
     "Annotator",
+    "classify",
+    "Decision",
+    "embed",
+    "Embedding",
     "Failure",
+    "Label",
     "list_models",
     "load",
     "Tag",
@@ -33,7 +38,12 @@ _HOMES = {
     "Annotation": "annotary.records",
     "AnnotaryError": "annotary.errors",
     "Annotator": "annotary.api",
+    "classify": "annotary.api",
+    "Decision": "annotary.records",
+    "embed": "annotary.api",
+    "Embedding": "annotary.records",
     "Failure": "annotary.records",
+    "Label": "annotary.records",
     "Tag": "annotary.records",
     "list_models": "annotary.api",
     "load": "annotary.api",

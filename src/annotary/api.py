@@ -3,40 +3,36 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
-from PIL import Image
 
 from annotary import weights
 from annotary.cards import Card, Preset, Vocabulary
-from annotary.errors import AnnotaryError, UsageError
-from annotary.images import DecodeOptions, from_pillow
-from annotary.models import Model, load_model
+from annotary.errors import UnreadableImage, UsageError
+from annotary.images import DecodeOptions
+from annotary.inputs import ImageInput, items_of, side_of
+from annotary.models import Model, find, load_model
 from annotary.pipeline import PipelineOptions, annotate
-from annotary.records import Failure, Item, Record
+from annotary.records import Annotation, Failure, Item, Record
 from annotary.runtime import Choice, RuntimeOptions
-from annotary.sources import Reader, SourceOptions, open_sources
+from annotary.sources import Reader, SourceOptions
+from annotary.tasks import Task
+from annotary.tasks.calibration import read_calibration
+from annotary.tasks.comparison import Comparer, Comparison, cosine_of
+from annotary.tasks.embedding import Embed
+from annotary.tasks.encoding import Vectors, dual_encoder, image_encoder
 from annotary.tasks.ensemble import Ensemble
+from annotary.tasks.label_sets import LabelSet, read_templates
 from annotary.tasks.tag_rules import TagRules
 from annotary.tasks.tag_selection import TaggingOptions
 from annotary.tasks.tagging import Scorer, SingleTagger, Tagging, tagger
-
-if TYPE_CHECKING:
-    from _typeshed import SupportsRead
-    from torch import Tensor
-
-ImageInput: TypeAlias = (
-    "str | os.PathLike[str] | bytes | bytearray | memoryview | SupportsRead[bytes] | Image.Image"
-    " | npt.NDArray[np.uint8] | Tensor | Iterable[ImageInput]"
-)
-"""A path (of an image, a folder, a list of paths, an archive), a URL, encoded bytes or an open file of them, a Pillow
-image, pixels uint8[H, W, 3] in RGB (also [H, W] grey and [H, W, 4] with alpha), a torch tensor [3, H, W] of uint8
-0..255 or of floats 0..1, a stack of such arrays or tensors, or any iterable of these."""
+from annotary.tasks.text_cache import TextCache
+from annotary.tasks.zero_shot import ZeroShot, ZeroShotOptions
 
 Records: TypeAlias = Generator[Record, None, None]
 """Records as they come. Closing it ends the work."""
@@ -47,10 +43,12 @@ class Annotator:
 
     Args:
         models: The loaded models, the first of which speaks for all.
+        cache: Makes what remembers the vectors of texts between runs; it is called when texts are embedded.
     """
 
-    def __init__(self, *models: Model) -> None:
+    def __init__(self, *models: Model, cache: Callable[[], TextCache] | None = None) -> None:
         self._models = models
+        self._cache = cache
         self._ensemble: Scorer | None = None
         if len(models) > 1:
             self._ensemble = Ensemble([tagger(model) for model in models])
@@ -158,11 +156,150 @@ class Annotator:
             )
         except ValueError as error:
             raise UsageError(str(error)) from error
-        task = Tagging(self._scorer(), options, rules)
-        items = _items(images, source_options or SourceOptions(), _Names())
-        return _run(
-            items, task, source_options or SourceOptions(), decode_options or DecodeOptions()
+        return _run(images, Tagging(self._scorer(), options, rules), source_options, decode_options)
+
+    def classify(
+        self,
+        images: ImageInput,
+        labels: str | Iterable[str] | Mapping[str, Any] | LabelSet,
+        *,
+        template: str | Sequence[str] | None = None,
+        templates: str | os.PathLike[str] | None = None,
+        multi_label: bool = False,
+        none_label: str | None = None,
+        background: str | Iterable[str] = (),
+        threshold: float | None = None,
+        label_thresholds: Mapping[str, float] | None = None,
+        top: int | None = None,
+        calibration: str | os.PathLike[str] | None = None,
+        source_options: SourceOptions | None = None,
+        decode_options: DecodeOptions | None = None,
+    ) -> Records:
+        """Say which of some labels fit each image, lazily and in the order of the input.
+
+        The texts are embedded once, before the first image, however many images there are.
+
+        Args:
+            images: What to classify, as for `tag`.
+            labels: "cat, dog", a list of labels, or an ontology: a mapping of prompts to labels, or of labels to lists
+                of prompts.
+            template: What a label is put in, `{}` being its place, or several, of which the mean is taken; without it
+                "a photo of a {}." for words, and nothing for an ontology's prompts.
+            templates: `imagenet` for the 80 templates of ImageNet, or a file with one on each line.
+            multi_label: Score each label by itself; otherwise the labels compete, where the weights are made so.
+            none_label: What is said of an image that none of them fits.
+            background: Prompts for what is none of them.
+            threshold: Keep labels with at least this score, 0..1.
+            label_thresholds: Thresholds of single labels, 0..1.
+            top: Keep at most so many labels; without it all, up to 100.
+            calibration: A file of `annotary calibrate`.
+            source_options: Which files of folders are taken, and how URLs are read.
+            decode_options: How images are decoded.
+
+        Returns:
+            An iterator of an `Annotation` with `labels` for every image, or a `Failure` where it could not be read.
+
+        Raises:
+            UsageError: An option or the input makes no sense, or the model does not know texts.
+        """
+        try:
+            options = ZeroShotOptions(multi_label=multi_label, threshold=threshold, top=top)
+            if templates is not None:
+                if template is not None:
+                    raise UsageError("give template or templates, not both")
+                template = read_templates(os.fspath(templates))
+        except (ValueError, OSError) as error:
+            raise UsageError(str(error)) from error
+        if not isinstance(labels, LabelSet):
+            labels = LabelSet.of(
+                labels, template, none_label=none_label, background=_texts(background)
+            )
+        task = ZeroShot(
+            dual_encoder(self._models[0]),
+            labels,
+            options,
+            calibration=None if calibration is None else read_calibration(Path(calibration)),
+            thresholds=label_thresholds,
+            cache=self._cache and self._cache(),
         )
+        if task.truncated:
+            warnings.warn(_told_truncated(task.truncated), stacklevel=2)
+        return _run(images, task, source_options, decode_options)
+
+    def embed(
+        self,
+        images: ImageInput,
+        *,
+        source_options: SourceOptions | None = None,
+        decode_options: DecodeOptions | None = None,
+    ) -> Records:
+        """Embed images, lazily and in the order of the input.
+
+        Args:
+            images: What to embed, as for `tag`.
+            source_options: Which files of folders are taken, and how URLs are read.
+            decode_options: How images are decoded.
+
+        Returns:
+            An iterator of an `Annotation` with `embedding` for every image, or a `Failure` where it could not be read.
+
+        Raises:
+            UsageError: The input makes no sense, or the model does not embed images.
+        """
+        task = Embed(image_encoder(self._models[0]))
+        return _run(images, task, source_options, decode_options)
+
+    def embed_texts(self, texts: str | Sequence[str]) -> Vectors:
+        """Embed texts.
+
+        Returns:
+            float32[n, d]: one unit vector a text, on the sphere of the images.
+
+        Raises:
+            UsageError: The model does not know texts.
+        """
+        told = [texts] if isinstance(texts, str) else list(texts)
+        found = dual_encoder(self._models[0]).embed_texts(told)
+        if found.is_truncated.any():
+            long = [text for text, cut in zip(told, found.is_truncated, strict=True) if cut]
+            warnings.warn(_told_truncated(long), stacklevel=2)
+        return found.vectors
+
+    def compare(self, one: ImageInput, other: ImageInput) -> Comparison:
+        """How alike two things are, images or texts.
+
+        Args:
+            one: An image, as for `tag`, or a text: a `str` that is neither a file nor an address. "text:" or "image:"
+                before it leaves no doubt.
+            other: The same.
+
+        Returns:
+            Their `cosine`, and for an image and a text the `probability` that they belong together.
+
+        Raises:
+            UsageError: One of them makes no sense, or the model does not know texts.
+            ImageError: An image cannot be read.
+        """
+        (kind, vector), (other_kind, other_vector) = self._side(one), self._side(other)
+        if kind == other_kind:
+            return Comparison(cosine_of(vector, other_vector), None)
+        image, text = (vector, other_vector) if kind == "image" else (other_vector, vector)
+        return Comparer(dual_encoder(self._models[0])).match(image, text)
+
+    def _side(self, told: ImageInput) -> tuple[str, Vectors]:
+        """Whether something is an image or a text, and its vector float32[d]."""
+        if isinstance(told, str):
+            kind, told = side_of(told)
+            if kind == "text":
+                return kind, self.embed_texts(told)[0]
+        found = list(self.embed(told))
+        if len(found) != 1:
+            raise UsageError(f"compare takes one image on each side, but got {len(found)}")
+        record = found[0]
+        if not isinstance(record, Annotation):
+            raise UnreadableImage(f"{record.image}: {record.message}")
+        assert record.embedding is not None
+        return "image", np.array(record.embedding.vector, dtype=np.float32)
 
     def _scorer(self) -> Scorer:
         return self._ensemble or SingleTagger(tagger(self._models[0]))
@@ -200,7 +337,9 @@ def load(
     names = [name] if isinstance(name, str) else list(name)
     if not names or len(set(names)) < len(names):
         raise UsageError(f"name at least one model, and each once; but got {names}")
-    return Annotator(*(load_model(one, options) for one in names))
+    found = [find(one, options) for one in names]
+    models = [load_model(one, options) for one in found]
+    return Annotator(*models, cache=lambda: TextCache.of(found[0].fingerprint(), models[0]))
 
 
 def list_models() -> tuple[str, ...]:
@@ -213,9 +352,35 @@ def tag(images: ImageInput, model: str | Sequence[str] = "starter", **options: A
     return load(model).tag(images, **options)
 
 
+def classify(
+    images: ImageInput,
+    labels: str | Iterable[str] | Mapping[str, Any] | LabelSet,
+    model: str = "starter",
+    **options: Any,
+) -> Records:
+    """Classify images with a model by name; see `Annotator.classify` for what is taken and given."""
+    return load(model).classify(images, labels, **options)
+
+
+def embed(images: ImageInput, model: str = "starter", **options: Any) -> Records:
+    """Embed images with a model by name; see `Annotator.embed` for what is taken and given."""
+    return load(model).embed(images, **options)
+
+
 def _run(
+    images: ImageInput,
+    task: Task,
+    source_options: SourceOptions | None,
+    decode_options: DecodeOptions | None,
+) -> Records:
+    """The records of a task; what makes no sense is raised at once, and not with the first record."""
+    sources = source_options or SourceOptions()
+    return _records(items_of(images, sources), task, sources, decode_options or DecodeOptions())
+
+
+def _records(
     items: Iterator[Item | Failure],
-    task: Tagging,
+    task: Task,
     source_options: SourceOptions,
     decode_options: DecodeOptions,
 ) -> Records:
@@ -227,93 +392,10 @@ def _run(
             yield result.record
 
 
-class _Names:
-    """Names for images in memory: image-1, image-2, ..."""
-
-    def __init__(self) -> None:
-        self._count = 0
-
-    def next(self) -> str:
-        self._count += 1
-        return f"image-{self._count}"
-
-
-def _items(images: ImageInput, options: SourceOptions, names: _Names) -> Iterator[Item | Failure]:
-    """The items of an input.
-
-    Raises:
-        UsageError: It is nothing that can be an image.
-    """
-    if isinstance(images, str | os.PathLike):
-        return open_sources([os.fspath(images)], options)
-    if hasattr(images, "read"):
-        images = images.read()
-        if not isinstance(images, bytes):
-            raise UsageError("cannot tag a file that is open for text; open it for bytes")
-    if isinstance(images, bytes | bytearray | memoryview):
-        return iter([Item(names.next(), data=bytes(images))])
-    if hasattr(images, "detach"):
-        images = _array_of_tensor(images)
-    if isinstance(images, Image.Image | np.ndarray):
-        if isinstance(images, np.ndarray) and images.ndim == 4:
-            return _items_of_all(images, options, names)
-        return iter([Item(names.next(), pixels=_pixels(images))])
-    if isinstance(images, Mapping):
-        raise UsageError("cannot tag a mapping: give its values")
-    if isinstance(images, Iterable):
-        return _items_of_all(images, options, names)
-    raise UsageError(f"cannot tag a {type(images).__name__}: give a path, bytes or an image")
-
-
-def _items_of_all(
-    images: Iterable[ImageInput], options: SourceOptions, names: _Names
-) -> Iterator[Item | Failure]:
-    """The items of all elements; one that is no image is a failure, so that the others are done."""
-    for image in images:
-        try:
-            yield from _items(image, options, names)
-        except (AnnotaryError, OSError, ValueError, TypeError, RuntimeError) as error:
-            name = os.fspath(image) if isinstance(image, str | os.PathLike) else names.next()
-            yield Failure.of(name or "''", error)
-
-
-def _pixels(image: Image.Image | npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-    """uint8[H, W, 3], RGB, upright."""
-    if isinstance(image, Image.Image):
-        return from_pillow(image)
-    if image.dtype == np.uint8 and image.size and image.ndim == 3 and image.shape[2] == 3:
-        return image
-    if image.dtype == np.uint8 and image.size and (image.ndim == 2 or image.shape[2:] == (4,)):
-        return from_pillow(Image.fromarray(image))
-    raise UsageError(
-        f"pixels must be uint8 [H, W, 3], [H, W] or [H, W, 4], but got {image.dtype} {list(image.shape)}"
-    )
-
-
-def _array_of_tensor(tensor: Any) -> npt.NDArray[np.uint8]:
-    """uint8[H, W, C], or a stack of them, of a torch tensor [C, H, W] or [N, C, H, W] on any device.
-
-    Raises:
-        UsageError: It is neither uint8 nor floats in 0..1, or has another shape.
-    """
-    array = tensor.detach().cpu()
-    if array.is_floating_point():
-        array = array.float()  # bfloat16 has no counterpart in NumPy
-    values = array.numpy()
-    if values.ndim not in (3, 4) or values.shape[-3] not in (1, 3, 4) or not values.size:
-        raise UsageError(
-            f"a tensor must be [3, H, W] or [N, 3, H, W], but got {list(values.shape)}"
-        )
-    if values.dtype == np.float32:
-        if not (values.min() >= 0.0 and values.max() <= 1.0):
-            raise UsageError(
-                "a tensor of floats must hold 0..1: give it before it is normalised, or clamp it"
-            )
-        values = np.rint(values * 255.0).astype(np.uint8)
-    if values.dtype != np.uint8:
-        raise UsageError(f"a tensor must hold uint8 0..255 or floats 0..1, but got {tensor.dtype}")
-    values = np.moveaxis(values, -3, -1)
-    return np.ascontiguousarray(values[..., 0] if values.shape[-1] == 1 else values)
+def _told_truncated(texts: Sequence[str]) -> str:
+    """A warning that texts are longer than the model reads."""
+    named = ", ".join(repr(text) for text in texts[:3]) + (", ..." if len(texts) > 3 else "")
+    return f"the model does not read all of {named}: the end is left out"
 
 
 def _path(told: str | os.PathLike[str] | None) -> Path | None:

@@ -55,6 +55,34 @@ def as_tags(record: Record) -> str | None:
     return f"{one_line(record.image)}: {tags or '(no tags)'}"
 
 
+MOST_PRINTED = 5
+"""Labels of an image on a line for people."""
+
+
+def as_labels(record: Record) -> str | None:
+    """An image's best labels as a line for people, after what a policy decides; failures are told on standard error."""
+    if not isinstance(record, Annotation):
+        tell(f"{record.image}: {record.message}")
+        return None
+    labels = ", ".join(f"{label.name} {label.score:.2f}" for label in record.labels[:MOST_PRINTED])
+    decision = ""
+    if record.decision is not None:
+        reasons = ", ".join(
+            f"{reason.name} {reason.score:.2f} >= {reason.threshold:g}"
+            for reason in record.decision.reasons
+        )
+        decision = record.decision.action.upper() + (f" ({reasons})" if reasons else "") + "; "
+    return one_line(f"{record.image}: {decision}{labels or '(no labels)'}")
+
+
+def as_size(record: Record) -> str | None:
+    """How many numbers an image became; failures are told on standard error."""
+    if not isinstance(record, Annotation):
+        tell(f"{record.image}: {record.message}")
+        return None
+    return one_line(f"{record.image}: {len(record.embedding.vector) if record.embedding else 0}")
+
+
 def one_line(text: str) -> str:
     """A text on one line, without what would command a terminal; letters of any script stay."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

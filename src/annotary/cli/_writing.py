@@ -109,11 +109,14 @@ class Writing:
         """Whether earlier results are thrown away."""
         return self.options.on_existing == "overwrite"
 
-    def open(self, settings: Mapping[str, Any]) -> Output:
+    def open(
+        self, settings: Mapping[str, Any], line: Callable[[Record], str | None] | None = None
+    ) -> Output:
         """The output of a run.
 
         Args:
             settings: What the records depend on.
+            line: What is printed for a record where nothing is written; its tags when nothing is said.
 
         Raises:
             OutputError: It belongs to another run or cannot be written.
@@ -122,7 +125,7 @@ class Writing:
         from annotary.pipeline import FileOutput
 
         if self.form is None:
-            return Printed(as_json if self._values["as_json"] else as_tags)
+            return Printed(as_json if self._values["as_json"] else line or as_tags)
         written = {name: getattr(self.options, name) for name in format_named(self.form).options}
         return FileOutput(
             self.form,

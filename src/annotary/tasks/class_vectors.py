@@ -14,7 +14,8 @@ from annotary.tasks.label_sets import LabelClass
 from annotary.tasks.text_cache import TextCache, key_of
 
 _PROMPTS_AT_ONCE = 4096
-"""So many prompts are held at a time, however many there are: 20,000 labels in 80 templates are 1.6 million."""
+"""The model is given so many prompts at a time, or those of one label, whose vectors are then averaged: 20,000 labels in
+80 templates are 1.6 million, whose vectors would not fit in memory."""
 
 
 class ClassVectors(NamedTuple):
@@ -44,7 +45,7 @@ def class_vectors(
     """
     keys = [key_of(label.prompts) for label in classes]
     known = {} if cache is None else cache.get(keys)
-    lacking = [i for i, key in enumerate(keys) if key not in known]
+    lacking = [i for key, i in {key: i for i, key in enumerate(keys)}.items() if key not in known]
     for part in _in_parts(classes, lacking):
         found = _embedded(model, [classes[i] for i in part])
         own = [keys[i] for i in part]
@@ -66,11 +67,12 @@ def _in_parts(classes: Sequence[LabelClass], places: Sequence[int]) -> Iterator[
     part: list[int] = []
     count = 0
     for place in places:
-        part.append(place)
-        count += len(classes[place].prompts)
-        if count >= _PROMPTS_AT_ONCE:
+        own = len(classes[place].prompts)
+        if part and count + own > _PROMPTS_AT_ONCE:
             yield part
             part, count = [], 0
+        part.append(place)
+        count += own
     if part:
         yield part
 

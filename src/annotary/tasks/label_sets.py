@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,6 +24,9 @@ DEFAULT_BACKGROUND = ("a photo.", "a picture.", "an image of something.")
 """What an image without any of the labels is compared with, where a comparison is needed and none was told."""
 
 _IMAGENET = "imagenet"
+
+_LONGEST_CELL = 1 << 24
+"""Characters of a cell of CSV; the 20,000 labels of an image are more than Python's limit lets through."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +86,10 @@ class LabelClass:
     def __post_init__(self) -> None:
         if not self.name.strip() or not self.prompts or not all(map(str.strip, self.prompts)):
             raise ValueError(f"the label {self.name!r} needs a name and prompts that are not empty")
+        try:
+            "".join((self.name, *self.prompts)).encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"the label {self.name!r} is not valid Unicode") from error
         if self.threshold is not None and not 0.0 <= self.threshold <= 1.0:
             raise ValueError(f"the threshold of {self.name} must be in 0..1: {self.threshold!r}")
 
@@ -103,12 +111,16 @@ class LabelSet:
     of_image: Mapping[str, tuple[int, ...]] | None = None
 
     def __post_init__(self) -> None:
-        names = [label.name for label in self.classes]
-        if not names and self.of_image is None:
+        names = set(self.names)
+        if not names:
             raise ValueError("there are no labels")
-        if len(set(names)) < len(names):
-            double = sorted({name for name in names if names.count(name) > 1})
+        if len(names) < len(self.classes):
+            double = [name for name, count in Counter(self.names).items() if count > 1]
             raise ValueError(f"labels must be different, but {', '.join(double)} is there twice")
+        if not all(text.strip() for text in self.background):
+            raise ValueError("background must not be empty")
+        if self.none_label is not None and not self.none_label.strip():
+            raise ValueError("none_label must have a name")
         if self.none_label in names:
             raise ValueError(
                 f"none_label must differ from the labels, but {self.none_label!r} is one"
@@ -126,7 +138,7 @@ class LabelSet:
         template: str | Sequence[str] | None = None,
         *,
         none_label: str | None = None,
-        background: Iterable[str] = (),
+        background: str | Iterable[str] = (),
     ) -> LabelSet:
         """Labels of Python values.
 
@@ -134,21 +146,21 @@ class LabelSet:
             labels: "a, b, c", a list of words, or an ontology: prompts to labels, or labels to lists of prompts.
             template: What each is put in, or several; of words `DEFAULT_TEMPLATE` when nothing is said.
             none_label: What is said of an image that none fits.
-            background: Prompts for what is none of them.
+            background: A prompt for what is none of them, or several; one that is said twice counts once.
 
         Raises:
             UsageError: There are none, one is empty, or a template has no place for them.
         """
-        told = (template,) if isinstance(template, str) else tuple(template or ())
         try:
+            told = _texts("template", template or ())
             for text in told:
                 _check_template("template", text)
             if isinstance(labels, Mapping):
                 classes = filled(ontology_classes(labels), told or ("{}",))
             else:
-                words = split_labels(labels) if isinstance(labels, str) else list(labels)
+                words = split_labels(labels) if isinstance(labels, str) else _each("labels", labels)
                 classes = filled(word_classes(words), told or (DEFAULT_TEMPLATE,))
-            return cls(classes, tuple(background), none_label)
+            return cls(classes, _texts("background", background), none_label)
         except (ValueError, TypeError) as error:
             raise UsageError(str(error)) from error
 
@@ -183,9 +195,8 @@ def read_labels(options: LabelOptions) -> LabelSet:
         else:
             classes = word_classes(split_labels(options.labels or ""))
         templates = _templates(options, has_prompts=options.ontology is not None)
-        return LabelSet(
-            filled(classes, templates), options.background, options.none_label, of_image
-        )
+        background = _texts("background", options.background)
+        return LabelSet(filled(classes, templates), background, options.none_label, of_image)
     except (OSError, ValueError, TypeError, csv.Error, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise UsageError(f"{path}: {reason}" if path else f"--labels: {reason}") from error
@@ -224,31 +235,39 @@ def ontology_classes(ontology: Mapping[Any, Any]) -> tuple[LabelClass, ...]:
         TypeError: It is no such thing.
         ValueError: A label or a prompt is empty.
     """
-    prompts: dict[str, list[str]] = {}
+    prompts: dict[str, dict[str, None]] = {}
     thresholds: dict[str, float] = {}
     for key, value in ontology.items():
         if isinstance(value, str):
             name, told = value, [key]
         elif isinstance(value, Mapping):
-            if unknown := set(value) - {"prompts", "threshold"}:
-                raise ValueError(
-                    f"{key!r} has unknown keys: {', '.join(map(str, sorted(unknown)))}"
-                )
+            if unknown := [one for one in value if one not in ("prompts", "threshold")]:
+                raise ValueError(f"{key!r} has unknown keys: {', '.join(map(str, unknown))}")
             name, told = key, value.get("prompts", [key])
             if "threshold" in value:
-                thresholds[str(key)] = float(value["threshold"])
+                thresholds[key] = _threshold(key, value["threshold"])
         else:
             name, told = key, value
         told = [told] if isinstance(told, str) else told
-        if not isinstance(told, list | tuple) or not all(isinstance(text, str) for text in told):
-            raise TypeError(f"{key!r} must have a label or a list of prompts, but has {value!r}")
-        if not isinstance(name, str):
-            raise TypeError(f"a label must be text, but got {name!r}; put it in quotes")
-        known = prompts.setdefault(name, [])
-        known += [text for text in told if text not in known]
+        if not isinstance(told, list | tuple):
+            raise TypeError(
+                f"{key!r} must have a label or a list of prompts, but has {told!r}; put texts in quotes"
+            )
+        for text in (name, *told):
+            if not isinstance(text, str):
+                raise TypeError(
+                    f"labels and prompts must be texts, but {text!r} is none; put it in quotes"
+                )
+        prompts.setdefault(name, {}).update(dict.fromkeys(told))
     return tuple(
         LabelClass(name, tuple(texts), thresholds.get(name)) for name, texts in prompts.items()
     )
+
+
+def _threshold(label: Any, value: Any) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= 1:
+        raise ValueError(f"the threshold of {label!r} must be a number in 0..1, but is {value!r}")
+    return float(value)
 
 
 def filled(classes: Iterable[LabelClass], templates: Sequence[str]) -> tuple[LabelClass, ...]:
@@ -304,24 +323,74 @@ def _check_template(what: str, template: str) -> None:
         raise ValueError(f"{what} must have {{}} where the label goes, but got {template!r}")
 
 
+def _texts(what: str, told: str | Iterable[str]) -> tuple[str, ...]:
+    """One text or several, each once."""
+    texts = (told,) if isinstance(told, str) else tuple(dict.fromkeys(_each(what, told)))
+    for text in texts:
+        if not isinstance(text, str):
+            raise TypeError(f"{what} must be text, but got {text!r}")
+    return texts
+
+
+def _each(what: str, told: Iterable[str]) -> list[str]:
+    if not isinstance(told, Iterable) or isinstance(told, bytes):
+        raise TypeError(f"{what} must be text or a list of texts, but got {told!r}")
+    return list(told)
+
+
 def _lines(path: Path) -> list[str]:
     """The lines of a text that are not empty."""
-    text = path.read_text(encoding="utf-8-sig")
+    text = _text(path)
     return [line for part in text.splitlines() if (line := part.strip())]
 
 
-def _read_mapping(path: Path) -> Mapping[Any, Any]:
-    """A YAML or JSON file that holds a mapping."""
-    import yaml
-
-    text = path.read_text(encoding="utf-8-sig")
+def _text(path: Path) -> str:
     try:
-        value = json.loads(text) if path.suffix.lower() == ".json" else yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(" ".join(str(error).split())) from error
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path.name} is not text in UTF-8") from error
+
+
+def _read_mapping(path: Path) -> Mapping[Any, Any]:
+    """A YAML or JSON file that holds a mapping.
+
+    Raises:
+        ValueError: It holds something else, or a key twice, of which one would be lost.
+    """
+    text = _text(path)
+    if path.suffix.lower() == ".json":
+        value = json.loads(text, object_pairs_hook=_without_doubles)
+    else:
+        value = _of_yaml(text)
     if not isinstance(value, Mapping) or not value:
         raise ValueError("an ontology maps prompts to labels, or labels to lists of prompts")
     return value
+
+
+def _of_yaml(text: str) -> Any:
+    import yaml
+
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(text)
+    try:
+        node = loader.get_single_node()
+        if isinstance(node, yaml.MappingNode):
+            scalars = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+            _without_doubles([(key.value, None) for key in scalars])
+        return None if node is None else loader.construct_document(node)
+    except yaml.YAMLError as error:
+        raise ValueError(" ".join(str(error).split())) from error
+    except (LookupError, AttributeError) as error:  # of scalars that are not what their tag says
+        raise ValueError(f"this is no YAML that could be read: {error}") from error
+    finally:
+        loader.dispose()
+
+
+def _without_doubles(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        key = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"{key!r} is there twice; give a label a list of its prompts")
+    return found
 
 
 def _read_table(path: Path) -> tuple[list[str], dict[str, tuple[int, ...]]]:
@@ -330,7 +399,7 @@ def _read_table(path: Path) -> tuple[list[str], dict[str, tuple[int, ...]]]:
     of_image: dict[str, tuple[int, ...]] = {}
     for row, (image, told) in enumerate(_rows(path), 1):
         labels = split_labels(told) if isinstance(told, str) else told
-        if not isinstance(image, str) or not isinstance(labels, list | tuple):
+        if not isinstance(image, str) or not image or not isinstance(labels, list | tuple):
             raise ValueError(f"row {row} needs an image and labels, but has {image!r} and {told!r}")
         if not all(isinstance(label, str) and label.strip() for label in labels):
             raise ValueError(f"the labels of {image!r} must be texts: {told!r}")
@@ -353,9 +422,14 @@ def _rows(path: Path) -> Iterator[tuple[Any, Any]]:
                     yield value.get("image"), value.get("labels")
     elif suffix in (".csv", ".tsv"):
         with path.open(encoding="utf-8-sig", newline="") as file:
+            csv.field_size_limit(max(csv.field_size_limit(), _LONGEST_CELL))
             reader = csv.DictReader(file, delimiter="\t" if suffix == ".tsv" else ",")
             _check_columns(reader.fieldnames or ())
             for row in reader:
+                if None in row:
+                    raise ValueError(
+                        f"line {reader.line_num} has more cells than the head; put labels with commas in quotes"
+                    )
                 yield row["image"], row["labels"]
     else:
         raise ValueError("the table must be .csv, .tsv, .jsonl or .parquet")
@@ -376,7 +450,7 @@ def _parquet_rows(path: Path) -> Iterator[tuple[Any, Any]]:
                     batch.column("labels").to_pylist(),
                     strict=True,
                 )
-    except pyarrow.ArrowException as error:
+    except (pyarrow.ArrowException, KeyError) as error:  # KeyError: a column is there twice
         raise ValueError(" ".join(str(error).split())) from error
 
 

@@ -1,0 +1,148 @@
+"""What commands that annotate images share: inputs, options, a run under its bar, and how a model is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from itertools import chain, islice
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import click
+
+from annotary.cli._options import made, options_of
+from annotary.cli._writing import Writing, without_sidecars
+from annotary.images import DecodeOptions
+from annotary.pipeline.local import PipelineOptions
+from annotary.runtime import RuntimeOptions
+from annotary.sources import SourceOptions
+
+if TYPE_CHECKING:
+    from annotary.models import Model
+    from annotary.pipeline import ScoreWriter
+    from annotary.records import Record
+    from annotary.tasks import Task
+    from annotary.tasks.text_cache import TextCache
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+DEFAULT_MODEL = "starter"
+
+model_option = click.option(
+    "--model",
+    default=DEFAULT_MODEL,
+    show_default=True,
+    help="A name of `annotary models`, hf:OWNER/NAME or dir:PATH.",
+)
+
+running_options = options_of(SourceOptions, DecodeOptions, PipelineOptions, RuntimeOptions)
+"""Options of every command that reads images and runs networks."""
+
+
+class Annotating:
+    """Images of a command on their way through tasks to an output.
+
+    Args:
+        paths: The arguments.
+        values: The values of the options.
+
+    Attributes:
+        writing: The output.
+        runtime: How networks run.
+
+    Raises:
+        UsageError: Something that was told makes no sense. Nothing has been written.
+    """
+
+    def __init__(self, paths: Sequence[str], values: Mapping[str, Any]) -> None:
+        from annotary.sources import open_sources
+
+        self._paths = without_sidecars(paths)
+        self.writing = Writing(values, self._paths)
+        self.runtime = made(RuntimeOptions, values)
+        self._source_options = made(SourceOptions, values)
+        self._decode_options = made(DecodeOptions, values)
+        self._pipeline_options = made(PipelineOptions, values)
+        self._items = open_sources(self._paths, self._source_options)
+
+    @property
+    def decoding(self) -> dict[str, Any]:
+        """What pixels depend on beside the model."""
+        options = self._decode_options
+        told: dict[str, Any] = {"reduce": options.reduce, "max_pixels": options.max_pixels}
+        if options.transparency != "auto":
+            told["transparency"] = options.transparency
+        return told
+
+    def run(
+        self,
+        tasks: Sequence[Task],
+        settings: Mapping[str, Any],
+        verbs: tuple[str, str],
+        line: Callable[[Record], str | None],
+        open_scores: Callable[[], ScoreWriter | None] = lambda: None,
+    ) -> int:
+        """Annotate all images and write the records.
+
+        Args:
+            tasks: What is asked of each image.
+            settings: What the records depend on beside how images are decoded.
+            verbs: What is done and has been done ("tagging", "tagged").
+            line: What is printed for a record, where nothing is written.
+            open_scores: Opens what keeps the scores of all tags, once the output is open.
+
+        Returns:
+            The exit code.
+        """
+        from annotary.pipeline import Run
+        from annotary.sources import Reader, can_be_counted, open_sources
+
+        items = chain(list(islice(self._items, 1)), self._items)  # a shard may be empty
+        with ExitStack() as open_files:
+            output = self.writing.open({**settings, **self.decoding}, line)
+            reader = open_files.enter_context(Reader(self._source_options))
+            try:
+                scores = open_scores()
+            except BaseException:
+                output.close(complete=False)
+                raise
+            run = open_files.enter_context(
+                Run(
+                    *(items, tasks, output, reader, self._decode_options, self._pipeline_options),
+                    scores,
+                )
+            )
+            count = None
+            if can_be_counted(self._paths):
+                count = lambda: sum(1 for _ in open_sources(self._paths, self._source_options))  # noqa: E731
+            return self.writing.watch(run, output, verbs, count)
+
+
+class Loaded(NamedTuple):
+    """A model that is ready.
+
+    Attributes:
+        model: It.
+        weights: A text that changes with its files, and with arithmetic that rounds differently.
+        fingerprint: A text that changes with its files.
+    """
+
+    model: Model
+    weights: str
+    fingerprint: str
+
+    def text_cache(self) -> TextCache:
+        """What remembers the vectors of texts between runs."""
+        from annotary.tasks.text_cache import TextCache
+
+        return TextCache.of(self.fingerprint, self.model)
+
+
+def loaded(name: str, options: RuntimeOptions) -> Loaded:
+    """Load a model by name."""
+    from annotary.models import find, load_model
+
+    found = find(name, options)
+    model, files = load_model(found, options), found.fingerprint()
+    # Eight bits are a matter of the files.
+    rounded = model.choice.precision in ("bf16", "fp16")
+    return Loaded(model, f"{files}-{model.choice.precision}" if rounded else files, files)

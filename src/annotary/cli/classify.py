@@ -1,0 +1,103 @@
+"""`annotary classify`: say which of some labels fit images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from annotary.cli._annotating import Annotating, Loaded, loaded, model_option, running_options
+from annotary.cli._options import SectionedCommand, made, options_of
+from annotary.cli._writing import writing_options
+from annotary.errors import UsageError
+from annotary.tasks.label_sets import LabelOptions
+from annotary.tasks.zero_shot import ZeroShotOptions
+
+if TYPE_CHECKING:
+    from annotary.tasks.zero_shot import ZeroShot
+
+KEYWORD_FORMATS = ("caption", "folders", "hydrus", "kohya", "kohya-jsonl", "txt", "xmp")
+"""Formats that hold words without scores: of labels that compete they get the best one."""
+
+
+@click.command("classify", cls=SectionedCommand, short_help="Say which of some labels fit images.")
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@model_option
+@options_of(LabelOptions, ZeroShotOptions)
+@click.option(
+    "--policy",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Decide to allow, review or block each image by its scores, with reasons.",
+)
+@click.option(
+    "--text-cache/--no-text-cache",
+    default=True,
+    help="Remember the vectors of texts between runs.",
+)
+@writing_options
+@running_options
+def command(paths: tuple[str, ...], **values: Any) -> None:
+    """Say which of some labels fit images, zero-shot: any words will do.
+
+    Each label is put in a sentence, "a photo of a LABEL.", and compared with each image. Without --format and --output,
+    the best labels are printed. A run that was stopped goes on when the same command is given again.
+    """
+    click.get_current_context().exit(_classify(paths, values))
+
+
+def _classify(paths: tuple[str, ...], values: dict[str, Any]) -> int:
+    from annotary.cli._output import as_labels, tell
+
+    # Whatever can be wrong is found before anything is written.
+    annotating = Annotating(paths, values)
+    if values["top"] is None and not values["multi_label"]:
+        values["top"] = 1 if annotating.writing.form in KEYWORD_FORMATS else None
+    found = loaded(values["model"], annotating.runtime)
+    task = zero_shot(found, values)
+    if task.truncated and not values["quiet"]:
+        named = ", ".join(task.truncated[:5]) + (", ..." if len(task.truncated) > 5 else "")
+        tell(f"longer than {found.model.card.id} reads, so the end is left out: {named}")
+    settings = {
+        "command": "classify",
+        "model": task.source,
+        "weights": found.weights,
+        **task.settings(),
+    }
+    return annotating.run([task], settings, ("classifying", "classified"), as_labels)
+
+
+def zero_shot(found: Loaded, values: dict[str, Any]) -> ZeroShot:
+    """The task that options tell.
+
+    Raises:
+        UsageError: They make no sense, or the model does not know texts.
+    """
+    from annotary.tasks.calibration import read_calibration
+    from annotary.tasks.encoding import dual_encoder
+    from annotary.tasks.label_sets import read_labels
+    from annotary.tasks.policy import read_policy
+    from annotary.tasks.zero_shot import ZeroShot, read_thresholds
+
+    label_options, options = made(LabelOptions, values), made(ZeroShotOptions, values)
+    policy = read_policy(values["policy"]) if values["policy"] else None
+    ways = ("labels", "labels_file", "ontology", "labels_from")
+    if policy is not None and policy.labels is not None:
+        if any(getattr(label_options, way) is not None for way in ways):
+            raise UsageError(f"{values['policy']} has labels of its own; tell no others")
+        labels = policy.labels
+    else:
+        labels = read_labels(label_options)
+    if policy is not None:
+        policy.check(labels.names)
+    corrected, cuts = options.calibration, options.label_thresholds
+    return ZeroShot(
+        dual_encoder(found.model),
+        labels,
+        options,
+        calibration=None if corrected is None else read_calibration(corrected),
+        thresholds=None if cuts is None else read_thresholds(cuts),
+        judge=policy,
+        cache=found.text_cache() if values["text_cache"] else None,
+    )
