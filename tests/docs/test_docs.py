@@ -34,9 +34,9 @@ from tests.test_imports import MAY_IMPORT
 
 ROOT = Path(__file__).parent.parent.parent
 README = ROOT / "README.md"
-TAG, PYTHON, DESIGN, EXTENDING, CHOOSING, SOURCES = (
+TAG, PYTHON, DESIGN, EXTENDING, CHOOSING, SOURCES, RUNNING = (
     ROOT / "docs" / f"{name}.md"
-    for name in ("tag", "python", "design", "extending", "choosing-tags", "sources")
+    for name in ("tag", "python", "design", "extending", "choosing-tags", "sources", "running")
 )
 PAGES = sorted(
     page
@@ -199,11 +199,15 @@ def test_every_command_and_its_options_are_documented(name):
     text = page.read_text("utf-8")
     assert text.startswith(f"# annotary {name}\n")
     known = flags(registry.load("cli", name).command)
+    shared = set().union(*map(options_in, (RUNNING, SOURCES)))
     if name == "tags":  # its `apply` has those of tag.md
-        assert known <= options_in(page) | options_in(TAG) | options_in(CHOOSING)
-    else:
-        pages = [page, CHOOSING, SOURCES] if name == "tag" else [page]
-        assert set().union(*map(options_in, pages)) == known
+        assert known <= options_in(page) | shared | options_in(TAG) | options_in(CHOOSING)
+        return
+    own = options_in(page) | (options_in(CHOOSING) if name == "tag" else set())
+    assert own <= known
+    if "running.md#options" in text:  # those of all runs are told there
+        own |= shared & known
+    assert own == known
     assert re.search(r"`-h`.* `--help`", text)
 
 
@@ -234,7 +238,7 @@ def test_only_models_that_exist_are_shown(page):
 
 
 def test_every_format_and_suffix_is_documented():
-    text = TAG.read_text("utf-8")
+    text = RUNNING.read_text("utf-8")
     pages = text + "".join(
         (ROOT / "docs" / f"formats-{kind}.md").read_text("utf-8") for kind in ("sidecars", "tables")
     )
@@ -264,7 +268,7 @@ def test_every_public_name_and_error_is_documented():
 
 
 def test_the_records_of_the_docs_are_records():
-    single, array, failure = blocks(TAG, "json")
+    single, array, failure = blocks(RUNNING, "json")
     dog = from_line(single)
     assert isinstance(dog, Annotation)
     assert len(json.loads(array)) == 2
