@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import chain, islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
 from annotary.cli._options import made, options_of
 from annotary.cli._writing import Writing, without_sidecars
+from annotary.errors import UsageError
 from annotary.images import DecodeOptions
 from annotary.pipeline.local import PipelineOptions
 from annotary.runtime import RuntimeOptions
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from annotary.pipeline import ScoreWriter
     from annotary.records import Record
     from annotary.tasks import Task
+    from annotary.tasks.policy import Policy
     from annotary.tasks.text_cache import TextCache
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -32,6 +35,13 @@ model_option = click.option(
     default=DEFAULT_MODEL,
     show_default=True,
     help="A name of `annotary models`, hf:OWNER/NAME or dir:PATH.",
+)
+
+policy_option = click.option(
+    "--policy",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Decide to allow, review or block each image by its scores, with reasons.",
 )
 
 running_options = options_of(SourceOptions, DecodeOptions, PipelineOptions, RuntimeOptions)
@@ -115,6 +125,23 @@ class Annotating:
             if can_be_counted(self._paths):
                 count = lambda: sum(1 for _ in open_sources(self._paths, self._source_options))  # noqa: E731
             return self.writing.watch(run, output, verbs, count)
+
+
+def tag_policy(path: Path | None, tags: Sequence[str]) -> Policy | None:
+    """The policy of a file, of tags.
+
+    Raises:
+        UsageError: It cannot be read, or looks at something that is no tag of the model.
+    """
+    from annotary.tasks.policy import read_policy
+
+    if path is None:
+        return None
+    policy = read_policy(path)
+    if policy.labels is not None:
+        raise UsageError(f"{path} has labels of its own, which need annotary classify")
+    policy.check(tags)
+    return policy
 
 
 class Loaded(NamedTuple):

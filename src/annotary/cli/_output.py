@@ -52,7 +52,7 @@ def as_tags(record: Record) -> str | None:
         tell(f"{record.image}: {record.message}")
         return None
     tags = ", ".join(f"{tag.name} {tag.score:.2f}" for tag in record.tags)
-    return f"{one_line(record.image)}: {tags or '(no tags)'}"
+    return f"{one_line(record.image)}: {one_line(_decided(record))}{tags or '(no tags)'}"
 
 
 MOST_PRINTED = 5
@@ -65,14 +65,18 @@ def as_labels(record: Record) -> str | None:
         tell(f"{record.image}: {record.message}")
         return None
     labels = ", ".join(f"{label.name} {label.score:.2f}" for label in record.labels[:MOST_PRINTED])
-    decision = ""
-    if record.decision is not None:
-        reasons = ", ".join(
-            f"{reason.name} {reason.score:.2f} >= {reason.threshold:g}"
-            for reason in record.decision.reasons
-        )
-        decision = record.decision.action.upper() + (f" ({reasons})" if reasons else "") + "; "
-    return one_line(f"{record.image}: {decision}{labels or '(no labels)'}")
+    return one_line(f"{record.image}: {_decided(record)}{labels or '(no labels)'}")
+
+
+def _decided(record: Annotation) -> str:
+    """What a policy decides, and why, before what else is said of an image."""
+    if record.decision is None:
+        return ""
+    reasons = ", ".join(
+        f"{reason.name} {reason.score:.2f} >= {reason.threshold:g}"
+        for reason in record.decision.reasons
+    )
+    return record.decision.action.upper() + (f" ({reasons})" if reasons else "") + "; "
 
 
 def as_size(record: Record) -> str | None:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from annotary.cli._annotating import Annotating, Loaded, loaded, model_option, running_options
+from annotary.cli._annotating import (
+    Annotating,
+    Loaded,
+    loaded,
+    model_option,
+    policy_option,
+    running_options,
+)
 from annotary.cli._options import SectionedCommand, made, options_of
 from annotary.cli._writing import writing_options
 from annotary.errors import UsageError
@@ -25,12 +31,7 @@ KEYWORD_FORMATS = ("caption", "folders", "hydrus", "kohya", "kohya-jsonl", "txt"
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
 @model_option
 @options_of(LabelOptions, ZeroShotOptions)
-@click.option(
-    "--policy",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Decide to allow, review or block each image by its scores, with reasons.",
-)
+@policy_option
 @click.option(
     "--text-cache/--no-text-cache",
     default=True,

@@ -12,7 +12,9 @@ from annotary.cli._annotating import (
     Annotating,
     loaded,
     model_option,
+    policy_option,
     running_options,
+    tag_policy,
 )
 from annotary.cli._options import SectionedCommand, made, options_of
 from annotary.cli._writing import writing_options
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 )
 @options_of(TaggingOptions, TagRules)
 @writing_options
+@policy_option
 @click.option(
     "--save-scores",
     type=click.Path(path_type=Path),
@@ -63,7 +66,8 @@ def _tag(paths: tuple[str, ...], values: dict[str, Any]) -> int:
     folder = values["save_scores"]
     if folder is not None and values["output"] is not None and folder == values["output"]:
         raise UsageError("--save-scores and --output need a place each")
-    task = Tagging(scorer, tagging_options, rules, keeps_scores=folder is not None)
+    judge = tag_policy(values["policy"], scorer.vocabulary.names)
+    task = Tagging(scorer, tagging_options, rules, keeps_scores=folder is not None, judge=judge)
     scored = {"model": scorer.source, "weights": weights}
 
     def open_scores() -> ScoreWriter | None:

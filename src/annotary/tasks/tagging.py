@@ -12,6 +12,7 @@ from annotary.cards import Card, PreprocessSpec, Vocabulary
 from annotary.errors import UsageError
 from annotary.models import Model
 from annotary.records import Item
+from annotary.tasks.judging import Judge
 from annotary.tasks.tag_rules import TagRules
 from annotary.tasks.tag_selection import TaggingOptions, TagSelector
 
@@ -110,6 +111,7 @@ class Tagging:
         rules: What they are called, and their order.
         keeps_scores: Whether every image's scores are handed on beside its tags, as `scores` float16[t]. Then the tags
             are chosen by those, which are within 0.0005 of the network's.
+        judge: Makes a decision of every image's scores, also of tags that the image does not get.
 
     Raises:
         UsageError: The options do not fit the vocabulary; the message says what would.
@@ -124,8 +126,12 @@ class Tagging:
         rules: TagRules | None = None,
         *,
         keeps_scores: bool = False,
+        judge: Judge | None = None,
     ) -> None:
         self._scorer = scorer
+        self._judge = judge
+        place = {name: place for place, name in enumerate(scorer.vocabulary.names)}
+        self._judged = {name: place[name] for name in judge.names} if judge else {}
         self._keeps_scores = keeps_scores
         self._selector = TagSelector(scorer.vocabulary, options, rules, scorer.source)
 
@@ -157,11 +163,16 @@ class Tagging:
 
     def settings(self) -> dict[str, Any]:
         """What the tags depend on beside the models, in one way of writing."""
-        return self._selector.settings()
+        judged = {"policy": dict(self._judge.settings())} if self._judge else {}
+        return {**self._selector.settings(), **judged}
 
     def _parts(self, scores: npt.NDArray[np.float32]) -> dict[str, Any]:
+        parts: dict[str, Any] = {}
+        if self._judge is not None:
+            told = {name: float(scores[place]) for name, place in self._judged.items()}
+            parts["decision"] = self._judge.decide(told)
         if not self._keeps_scores:
-            return {"tags": self._selector.select(scores)}
+            return {"tags": self._selector.select(scores), **parts}
         # Tags are chosen by what is kept, so that choosing again from it gives the very same.
         kept = scores.astype(np.float16)
-        return {"tags": self._selector.select(kept), "scores": kept}
+        return {"tags": self._selector.select(kept), "scores": kept, **parts}

@@ -17,20 +17,21 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from annotary.cards import PreprocessSpec
 from annotary.errors import UsageError
-from annotary.records import Decision, Item, Label
+from annotary.records import Item, Label
 from annotary.tasks.calibration import Calibration
 from annotary.tasks.class_vectors import class_vectors
 from annotary.tasks.encoding import DualEncoder
+from annotary.tasks.judging import Judge
 from annotary.tasks.label_sets import DEFAULT_BACKGROUND, LabelClass, LabelSet
 from annotary.tasks.text_cache import TextCache
 
@@ -64,16 +65,6 @@ class ZeroShotOptions:
             raise ValueError(f"threshold must be in 0..1, but got {self.threshold}")
         if self.top is not None and self.top < 1:
             raise ValueError(f"top must be at least 1, but got {self.top}")
-
-
-class Judge(Protocol):
-    """What makes a decision of an image's scores; a policy does."""
-
-    def decide(self, scores: Mapping[str, float]) -> Decision:
-        """The decision for an image, by the scores 0..1 of all its labels."""
-
-    def settings(self) -> Mapping[str, Any]:
-        """What decisions depend on."""
 
 
 class ZeroShot:
@@ -129,9 +120,8 @@ class ZeroShot:
         )
         self._names = labels.names
         self._thresholds = self._every_threshold(thresholds or {})
-        self._none_threshold = (thresholds or {}).get(
-            labels.none_label or "", self._options.threshold or 0.0
-        )
+        none = labels.none_label or ""
+        self._none_threshold = self._threshold(none, None, thresholds or {})
 
     @property
     def source(self) -> str:
@@ -188,7 +178,7 @@ class ZeroShot:
         """What the labels depend on beside the model, in one way of writing."""
         labels = self._labels
         return {
-            "labels": _digest([[label.name, *label.prompts] for label in labels.classes]),
+            "labels": _digest((label.name, *label.prompts) for label in labels.classes),
             "labels_of_image": labels.of_image and _digest(sorted(labels.of_image.items())),
             "background": list(self._background),
             "none_label": labels.none_label,
@@ -252,32 +242,31 @@ class ZeroShot:
 
     def _check_calibration(self) -> None:
         found = self._calibration
-        name = found.model.partition("@")[0]
-        if name != self._model.card.name:
+        name = self._model.card.name
+        if found.model != name and not found.model.startswith(f"{name}@"):
             raise UsageError(f"--calibration is of {found.model}, but the model is {self.source}")
         if found.multi_label != self._options.multi_label:
             told = "with" if found.multi_label else "without"
             raise UsageError(f"--calibration was made {told} --multi-label; use it so")
 
     def _every_threshold(self, told: Mapping[str, float]) -> Floats:
-        """One threshold a label: what is told of it, else what its class says, the option, the calibration."""
+        """One threshold a label."""
         known = {*self._names, self._labels.none_label}
-        if unknown := [name for name in told if name not in known]:
-            raise UsageError(f"a threshold is for {unknown[0]!r}, which is no label")
-        general = self._options.threshold
-        return np.array(
-            [self._threshold(label, told, general) for label in self._labels.classes],
-            dtype=np.float32,
-        )
+        for name, threshold in told.items():
+            if name not in known:
+                raise UsageError(f"a threshold is for {name!r}, which is no label")
+            if not 0.0 <= threshold <= 1.0:
+                raise UsageError(f"the threshold of {name!r} must be in 0..1, but is {threshold!r}")
+        every = [
+            self._threshold(label.name, label.threshold, told) for label in self._labels.classes
+        ]
+        return np.array(every, dtype=np.float32)
 
-    def _threshold(
-        self, label: LabelClass, told: Mapping[str, float], general: float | None
-    ) -> float:
-        if label.name in told:
-            return told[label.name]
-        if label.threshold is not None:
-            return label.threshold
-        return general if general is not None else self._calibration.thresholds.get(label.name, 0.0)
+    def _threshold(self, name: str, own: float | None, told: Mapping[str, float]) -> float:
+        """What is told of a label, else what its class says, the option, the calibration."""
+        learned = self._calibration.thresholds.get(name)
+        candidates = (told.get(name), own, self._options.threshold, learned)
+        return next((one for one in candidates if one is not None), 0.0)
 
 
 def own_labels(of_image: Mapping[str, tuple[int, ...]], item: Item) -> tuple[int, ...]:
@@ -297,10 +286,15 @@ def read_thresholds(path: Path) -> dict[str, float]:
     found: dict[str, float] = {}
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            for number, row in enumerate(csv.reader(file), 1):
-                if not row or (number == 1 and row[1:] == ["threshold"]):
+            for number, cells in enumerate(csv.reader(file), 1):
+                row = [cell.strip() for cell in cells]
+                if not any(row) or (number == 1 and row[1:] == ["threshold"]):
                     continue
+                if len(row) != 2:
+                    raise ValueError(f"row {number} has {len(row)} cells")
                 name, value = row
+                if name in found:
+                    raise ValueError(f"{name!r} is there twice")
                 found[name] = float(value)
                 if not 0.0 <= found[name] <= 1.0:
                     raise ValueError(f"the threshold of {name!r} must be in 0..1, but got {value}")
@@ -311,16 +305,12 @@ def read_thresholds(path: Path) -> dict[str, float]:
     return found
 
 
-def with_calibration(options: ZeroShotOptions, calibration: Calibration | None) -> ZeroShotOptions:
-    """Options for a calibration that was made with or without `multi_label`."""
-    if calibration is None:
-        return options
-    return replace(options, multi_label=calibration.multi_label)
-
-
-def _digest(value: Any) -> str:
-    """What changes with a value that is too long to be written out."""
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
+def _digest(values: Iterable[Any]) -> str:
+    """What changes with values that are too many to be written out."""
+    digest = hashlib.sha256()
+    for value in values:
+        digest.update(json.dumps(value).encode() + b"\n")
+    return digest.hexdigest()[:16]
 
 
 def _softmax(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
