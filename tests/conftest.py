@@ -23,6 +23,7 @@ def _working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     csv.field_size_limit(131_072)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("ANNOTARY_CACHE", str(tmp_path / "annotary-cache"))
 
 
 @pytest.fixture(scope="session")

@@ -44,7 +44,7 @@ MAY_IMPORT = {
         *("runtime", "models", "pipeline"),
     },
     "training": {"models", "preprocess", "records", "cards", "errors", "images", "runtime"},
-    "evaluation": {"tasks", "records", "errors"},
+    "evaluation": {"tasks", "sources", "cards", "records", "errors"},
     "export": {
         *("models", "sources", "images", "preprocess", "cards", "records", "errors"),
         "runtime",
@@ -61,6 +61,7 @@ MAY_IMPORT = {
 NEEDS_EXTRAS = {
     "annotary.models._efficientnet_lite",
     "annotary.models._joytag_vit",
+    "annotary.models._transformers_towers",
     "annotary.autodistill",
     "annotary.training",
 }

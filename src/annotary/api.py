@@ -212,7 +212,7 @@ class Annotator:
             raise UsageError(str(error)) from error
         if not isinstance(labels, LabelSet):
             labels = LabelSet.of(
-                labels, template, none_label=none_label, background=_texts(background)
+                labels, template, none_label=none_label, background=background
             )
         task = ZeroShot(
             dual_encoder(self._models[0]),

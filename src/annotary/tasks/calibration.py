@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,14 +35,19 @@ class Calibration:
     def __post_init__(self) -> None:
         if not isinstance(self.model, str) or not self.model:
             raise ValueError(f"model must be the id of a card, but got {self.model!r}")
+        if not isinstance(self.multi_label, bool):
+            raise ValueError(f"multi_label must be true or false, but got {self.multi_label!r}")
+        for name in ("thresholds", "measured"):
+            if not isinstance(getattr(self, name), Mapping):
+                raise ValueError(f"{name} must be a table, but got {getattr(self, name)!r}")
         for name in ("temperature", "bias"):
             value = getattr(self, name)
-            if not isinstance(value, int | float) or not math.isfinite(value):
+            if not _is_number(value):
                 raise ValueError(f"{name} must be a number, but got {value!r}")
         if self.temperature <= 0.0:
             raise ValueError(f"temperature must be above 0, but got {self.temperature!r}")
         for name, value in self.thresholds.items():
-            if not isinstance(value, int | float) or not 0.0 <= value <= 1.0:
+            if not _is_number(value) or not 0.0 <= value <= 1.0:
                 raise ValueError(f"the threshold of {name!r} must be in 0..1, but got {value!r}")
 
     def to_json(self) -> dict[str, Any]:
@@ -57,6 +62,11 @@ class Calibration:
         }
 
 
+def _is_number(value: Any) -> bool:
+    is_real = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_real and abs(value) <= sys.float_info.max
+
+
 def read_calibration(path: Path) -> Calibration:
     """Read the file of `annotary calibrate`.
 
@@ -64,7 +74,7 @@ def read_calibration(path: Path) -> Calibration:
         UsageError: It cannot be read or holds something else.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8-sig"))
         return Calibration(**value)
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from error

@@ -14,8 +14,8 @@ from annotary.tasks.label_sets import LabelClass
 from annotary.tasks.text_cache import TextCache, key_of
 
 _PROMPTS_AT_ONCE = 4096
-"""The model is given so many prompts at a time, or those of one label, whose vectors are then averaged: 20,000 labels in
-80 templates are 1.6 million, whose vectors would not fit in memory."""
+"""The model is given so many prompts at a time, or all those of one label: 20,000 labels in 80 templates are 1.6
+million, and their vectors before they are averaged would not fit in memory."""
 
 
 class ClassVectors(NamedTuple):
@@ -84,8 +84,8 @@ def _embedded(model: DualEncoder, classes: Sequence[LabelClass]) -> Texts:
     starts = np.cumsum([0, *(len(label.prompts) for label in classes[:-1])])
     sums = np.add.reduceat(texts.vectors, starts, axis=0)
     lengths = np.linalg.norm(sums, axis=1, keepdims=True)
-    if not np.all(lengths > 1e-6):
-        name = classes[int(np.argmin(lengths))].name
+    if not (has_direction := np.isfinite(lengths) & (lengths > 1e-6)).all():
+        name = classes[int(np.argmin(has_direction))].name
         raise ModelError(f"{model.card.id} makes nothing of the prompts of {name!r}")
     vectors = (sums / lengths).astype(np.float32)
     return Texts(vectors, np.logical_or.reduceat(texts.is_truncated, starts))

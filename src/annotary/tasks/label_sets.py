@@ -103,14 +103,17 @@ class LabelSet:
         background: Prompts for what is none of them; may be empty.
         none_label: What is said of an image that none of them fits; None when that is not asked.
         of_image: Image name to indices of `classes`, where images have labels of their own; None when all have all.
+        names: The labels, in their order.
     """
 
     classes: tuple[LabelClass, ...]
     background: tuple[str, ...] = ()
     none_label: str | None = None
     of_image: Mapping[str, tuple[int, ...]] | None = None
+    names: tuple[str, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "names", tuple(label.name for label in self.classes))
         names = set(self.names)
         if not names:
             raise ValueError("there are no labels")
@@ -125,11 +128,6 @@ class LabelSet:
             raise ValueError(
                 f"none_label must differ from the labels, but {self.none_label!r} is one"
             )
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The labels, in their order."""
-        return tuple(label.name for label in self.classes)
 
     @classmethod
     def of(
@@ -152,7 +150,7 @@ class LabelSet:
             UsageError: There are none, one is empty, or a template has no place for them.
         """
         try:
-            told = _texts("template", template or ())
+            told = _texts("template", () if template is None else template)
             for text in told:
                 _check_template("template", text)
             if isinstance(labels, Mapping):
@@ -229,7 +227,7 @@ def ontology_classes(ontology: Mapping[Any, Any]) -> tuple[LabelClass, ...]:
 
     Args:
         ontology: Prompt to label, where several prompts may have one label; or label to a list of prompts; or label to
-            a table with `prompts` and `threshold`. These may be mixed.
+            a table with `prompts` and `threshold`. These may be mixed. A label without any prompts is its own prompt.
 
     Raises:
         TypeError: It is no such thing.
@@ -237,13 +235,16 @@ def ontology_classes(ontology: Mapping[Any, Any]) -> tuple[LabelClass, ...]:
     """
     prompts: dict[str, dict[str, None]] = {}
     thresholds: dict[str, float] = {}
+    bare: set[str] = set()
     for key, value in ontology.items():
         if isinstance(value, str):
             name, told = value, [key]
         elif isinstance(value, Mapping):
             if unknown := [one for one in value if one not in ("prompts", "threshold")]:
                 raise ValueError(f"{key!r} has unknown keys: {', '.join(map(str, unknown))}")
-            name, told = key, value.get("prompts", [key])
+            name, told = key, value.get("prompts", [])
+            if "prompts" not in value:
+                bare.add(key)
             if "threshold" in value:
                 thresholds[key] = _threshold(key, value["threshold"])
         else:
@@ -259,6 +260,8 @@ def ontology_classes(ontology: Mapping[Any, Any]) -> tuple[LabelClass, ...]:
                     f"labels and prompts must be texts, but {text!r} is none; put it in quotes"
                 )
         prompts.setdefault(name, {}).update(dict.fromkeys(told))
+    for name in bare:
+        prompts[name] = prompts[name] or {name: None}
     return tuple(
         LabelClass(name, tuple(texts), thresholds.get(name)) for name, texts in prompts.items()
     )
@@ -414,12 +417,9 @@ def _rows(path: Path) -> Iterator[tuple[Any, Any]]:
         yield from _parquet_rows(path)
     elif suffix in (".jsonl", ".ndjson"):
         with path.open(encoding="utf-8-sig") as file:
-            for line in file:
+            for number, line in enumerate(file, 1):
                 if line.strip():
-                    value = json.loads(line)
-                    if not isinstance(value, dict):
-                        raise ValueError("a line must be a JSON object with image and labels")
-                    yield value.get("image"), value.get("labels")
+                    yield _json_row(line, number)
     elif suffix in (".csv", ".tsv"):
         with path.open(encoding="utf-8-sig", newline="") as file:
             csv.field_size_limit(max(csv.field_size_limit(), _LONGEST_CELL))
@@ -433,6 +433,16 @@ def _rows(path: Path) -> Iterator[tuple[Any, Any]]:
                 yield row["image"], row["labels"]
     else:
         raise ValueError("the table must be .csv, .tsv, .jsonl or .parquet")
+
+
+def _json_row(line: str, number: int) -> tuple[Any, Any]:
+    try:
+        value = json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"line {number} is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"line {number} must be a JSON object with image and labels")
+    return value.get("image"), value.get("labels")
 
 
 def _parquet_rows(path: Path) -> Iterator[tuple[Any, Any]]:

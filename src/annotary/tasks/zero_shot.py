@@ -83,7 +83,9 @@ class ZeroShot:
         truncated: Labels with a prompt that the model cannot read to its end.
 
     Raises:
-        UsageError: A threshold is for no label, or the calibration is that of another model.
+        UsageError: A threshold is for no label, the calibration is that of another model, or background prompts are
+            told to weights that judge each label by itself.
+        ModelError: The model makes nothing of a label's prompts.
     """
 
     part = "labels"
@@ -272,7 +274,7 @@ class ZeroShot:
 def own_labels(of_image: Mapping[str, tuple[int, ...]], item: Item) -> tuple[int, ...]:
     """The labels of one image in a table that names it as the input does, or below the folder that was asked for."""
     for name in (item.image, item.relative):
-        if name in of_image:
+        if name and name in of_image:
             return of_image[name]
     return ()
 
