@@ -25,7 +25,7 @@ def test_load_imports_one_module():
 
 def test_unknown_names_list_the_known():
     with pytest.raises(
-        UnknownName, match=r"unknown format 'yml'; known: .*csv, hydrus, .*json, .*jsonl, .*txt, "
+        UnknownName, match=r"unknown format 'yml'; known: .*csv, .*hydrus, .*json, .*jsonl, .*txt, "
     ):
         registry.load("sinks", "yml")
 

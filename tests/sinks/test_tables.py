@@ -18,7 +18,15 @@ from PIL import Image
 from annotary.errors import ImageError, MissingExtra, OutputError, SidecarError, UsageError
 from annotary.pipeline.output import FileOutput
 from annotary.records import Annotation, Item, Tag
-from annotary.sinks import SinkOptions, format_named, format_of, open_sink, parquet, read_tags
+from annotary.sinks import (
+    SinkOptions,
+    _journaled,
+    _parquet,
+    format_named,
+    format_of,
+    open_sink,
+    read_tags,
+)
 
 OUTPUTS = {
     "parquet": "out.parquet",
@@ -431,9 +439,9 @@ def test_a_damaged_table_is_one_line(tmp_path):
 
 def test_row_groups_are_bounded_and_do_not_depend_on_stops(tmp_path, monkeypatch):
     pq = pytest.importorskip("pyarrow.parquet")
-    monkeypatch.setattr(parquet, "GROUP_ROWS", 7)
-    monkeypatch.setattr(parquet, "GROUP_TAGS", 10)
-    monkeypatch.setattr(parquet, "_READ_ROWS", 3)
+    monkeypatch.setattr(_parquet, "GROUP_ROWS", 7)
+    monkeypatch.setattr(_parquet, "GROUP_ENTRIES", 10)
+    monkeypatch.setattr(_journaled, "READ_ROWS", 3)
     names = [f"{i}.jpg" for i in range(20)]
     once, often = tmp_path / "once.parquet", tmp_path / "often.parquet"
     write("parquet", once, names)

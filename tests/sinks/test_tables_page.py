@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from annotary.records import Annotation, Item, Tag
+from annotary.records import Annotation, Decision, Embedding, Item, Label, Reason, Tag
 from annotary.sinks import SinkOptions, format_named, formats, open_sink
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "formats-tables.md"
 NAME = "photos/2024/dog.jpg"
+LABELS = (Label("dog", 0.81), Label("cat", 0.12))
 OUTPUTS = {
     "csv": "tags.csv",
     "parquet": "tags.parquet",
@@ -23,7 +24,10 @@ OUTPUTS = {
     "kohya-jsonl": "meta.jsonl",
     "imagefolder": "photos/metadata.jsonl",
     "webdataset": "photos.tar",
+    "npy": "vectors.npy",
+    "folders": "sorted",
 }
+PARTS = {"npy": ("embedding",), "folders": ("labels",)}
 
 
 def section(form: str) -> str:
@@ -46,25 +50,37 @@ def outputs(tmp_path: Path) -> Path:
     photo.write_bytes(encoded.getvalue())
     tags = (Tag("dog", 0.961304, "animal"), Tag("beach", 0.874021, "place"))
     annotation = Annotation(NAME, 4032, 3024, tags=tags, sources={"tags": "starter@1.0"})
+    others = {
+        "npy": Annotation(NAME, 4032, 3024, embedding=Embedding((0.6, 0.8))),
+        "folders": Annotation(NAME, 4032, 3024, labels=LABELS, sources={"labels": "starter@1.0"}),
+    }
     for form, output in OUTPUTS.items():
-        if form == "parquet":
+        if form in ("parquet", "npy"):
             pytest.importorskip("pyarrow")
         item = Item(NAME, path=Path(NAME), relative="2024/dog.jpg")
         if format_named(form).needs_bytes:
             item = Item(NAME, data=encoded.getvalue(), relative="2024/dog.jpg")
-        sink = open_sink(form, Path(output), SinkOptions())
-        sink.write(item, annotation)
+        sink = open_sink(form, Path(output), SinkOptions(), PARTS.get(form, ("tags",)))
+        sink.write(item, others.get(form, annotation))
         sink.close(complete=True)
+    Path("vectors.jsonl").write_text(json.dumps({"image": NAME, "width": 4032, "height": 3024}))
     return tmp_path
 
 
 def test_the_samples_are_what_is_written(outputs):
     assert Path("tags.csv").read_text() == blocks("csv", "csv")[0]
+    decision = Decision("review", (Reason("dog", 0.81, 0.5, "review"),))
+    sink = open_sink("csv", Path("labels.csv"), SinkOptions(), ("labels", "decision"))
+    found = Annotation(NAME, 4032, 3024, labels=LABELS, decision=decision)
+    sink.write(Item(NAME, path=Path(NAME)), found)
+    sink.close(complete=True)
+    assert Path("labels.csv").read_text() == blocks("csv", "csv")[1]
     for form, output in OUTPUTS.items():
         samples = blocks(form, "json")
-        assert bool(samples) == (form in ("kohya", "kohya-jsonl", "imagefolder"))
+        assert bool(samples) == (form in ("kohya", "kohya-jsonl", "imagefolder", "folders"))
         if samples:
-            written = Path(output).read_text().replace(f"{outputs}/", "/data/")
+            place = Path(output, "labels.jsonl") if form == "folders" else Path(output)
+            written = place.read_text().replace(f"{outputs}/", "/data/")
             assert json.loads(written) == json.loads(samples[0])
     (listing,) = blocks("webdataset", "text")
     shutil.unpack_archive("photos.tar", "unpacked")
@@ -84,13 +100,14 @@ def test_the_code_of_the_page_reads_it(form, outputs, monkeypatch, capsys):
     codes = blocks(form, "python")
     assert codes
     for code in codes:
-        (library,) = re.findall(r"^import (\w+)$", code, re.M)
-        pytest.importorskip(library)
+        libraries = re.findall(r"^import (\w+)$", code, re.M)
+        for library in libraries:
+            pytest.importorskip(library)
         found: dict = {}
         exec(code, found)
         if "dogs" in found:
             assert list(found["dogs"]["image"]) == [NAME]
-        if library == "json":
+        if libraries == ["json"]:
             assert found["tags"] == {str(outputs / NAME): ["dog", "beach"]}
         elif "print" in code:
             assert capsys.readouterr().out
@@ -100,3 +117,24 @@ def test_every_table_format_has_a_section():
     listed = re.findall(r"^\| \[([\w-]+)\]\(#\1\) \|", PAGE.read_text("utf-8"), re.M)
     assert listed == list(OUTPUTS)
     assert set(OUTPUTS) <= set(formats())
+
+
+@pytest.mark.parametrize("form", OUTPUTS)
+def test_every_option_of_a_format_is_on_the_page(form):
+    for option in format_named(form).options:
+        assert f"--{option.replace('_', '-')}" in PAGE.read_text("utf-8")
+
+
+def test_the_page_says_what_formats_hold():
+    """The table of parts has a row for each, and is right."""
+    page = PAGE.read_text("utf-8")
+    (table,) = re.findall(r"^\| format \| tags \|.*?\n\|.*?\n(.*?)\n\n", page, re.S | re.M)
+    said = {}
+    for row in table.splitlines():
+        names, *cells = (cell.strip() for cell in row.strip("|").split("|"))
+        parts = ("tags", "labels", "decision", "embedding")
+        held = {part for part, cell in zip(parts, cells, strict=True) if cell}
+        said |= dict.fromkeys(re.findall(r"`([\w-]+)`", names), held)
+    for form, held in said.items():
+        assert held == set(format_named(form).parts) & {"tags", "labels", "decision", "embedding"}
+    assert set(said) == {*OUTPUTS, "jsonl", "json"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import chain, islice
@@ -19,6 +20,8 @@ from annotary.runtime import RuntimeOptions
 from annotary.sources import SourceOptions
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from annotary.models import Model
     from annotary.pipeline import ScoreWriter
     from annotary.records import Record
@@ -68,6 +71,7 @@ class Annotating:
 
         self._paths = without_sidecars(paths)
         self.writing = Writing(values, self._paths)
+        self._judged = ("decision",) if values.get("policy") is not None else ()
         self.runtime = made(RuntimeOptions, values)
         self._source_options = made(SourceOptions, values)
         self._decode_options = made(DecodeOptions, values)
@@ -82,6 +86,17 @@ class Annotating:
         if options.transparency != "auto":
             told["transparency"] = options.transparency
         return told
+
+    def check(self, *parts: str) -> None:
+        """Refuse a format that cannot hold what will be found, before a model is loaded.
+
+        Raises:
+            UsageError: It cannot; the message lists those that can.
+        """
+        from annotary.sinks import check_parts
+
+        if self.writing.form is not None:
+            check_parts(self.writing.form, (*parts, *self._judged))
 
     def run(
         self,
@@ -104,11 +119,12 @@ class Annotating:
             The exit code.
         """
         from annotary.pipeline import Run
-        from annotary.sources import Reader, can_be_counted, open_sources
+        from annotary.sources import Reader
 
         items = chain(list(islice(self._items, 1)), self._items)  # a shard may be empty
         with ExitStack() as open_files:
-            output = self.writing.open({**settings, **self.decoding}, line)
+            parts = [*(task.part for task in tasks if task.part), *self._judged]
+            output = self.writing.open({**settings, **self.decoding}, line, parts)
             reader = open_files.enter_context(Reader(self._source_options))
             try:
                 scores = open_scores()
@@ -121,10 +137,52 @@ class Annotating:
                     scores,
                 )
             )
-            count = None
-            if can_be_counted(self._paths):
-                count = lambda: sum(1 for _ in open_sources(self._paths, self._source_options))  # noqa: E731
-            return self.writing.watch(run, output, verbs, count)
+            return self.writing.watch(run, output, verbs, self._count)
+
+    def fill(
+        self,
+        path: Path,
+        tasks: Sequence[Task],
+        settings: Mapping[str, Mapping[str, Any]],
+        verbs: tuple[str, str],
+    ) -> int:
+        """Annotate the images that a catalogue does not hold, and those that have changed.
+
+        Args:
+            path: The catalogue.
+            tasks: What is asked of each image.
+            settings: Part of the records to what it depends on beside how images are decoded: `weights`, and the rest.
+            verbs: What is done and has been done ("embedding", "embedded").
+
+        Returns:
+            The exit code.
+        """
+        from annotary.catalog import fill
+        from annotary.cli._filling import watch_filling
+        from annotary.sources import Reader
+
+        # How many pixels are too many decides what fails, and not what comes of the others.
+        pixels = {name: value for name, value in self.decoding.items() if name != "max_pixels"}
+        with Reader(self._source_options) as reader:
+            filling = fill(
+                *(path, self._items, tasks),
+                {part: {**said, **pixels} for part, said in settings.items()},
+                *(reader, self._decode_options, self._pipeline_options),
+                roots=self._paths,
+                overwrite=self.writing.overwrites,
+                retry_failed=self.writing.retries,
+            )
+            with filling:
+                return watch_filling(filling, verbs, self._count, quiet=self.writing.is_quiet)
+
+    @property
+    def _count(self) -> Callable[[], int] | None:
+        """Counts the images; None when nobody can know."""
+        from annotary.sources import can_be_counted, open_sources
+
+        if not can_be_counted(self._paths):
+            return None
+        return lambda: sum(1 for _ in open_sources(self._paths, self._source_options))
 
 
 def tag_policy(path: Path | None, tags: Sequence[str]) -> Policy | None:
@@ -156,6 +214,17 @@ class Loaded(NamedTuple):
     model: Model
     weights: str
     fingerprint: str
+
+    def in_catalog(self, name: str) -> dict[str, Any]:
+        """What a catalogue notes of the model that embeds its images.
+
+        Args:
+            name: What the user calls it.
+        """
+        place = name.removeprefix("dir:")
+        # Vectors of other arithmetic are near enough to compare: the files decide.
+        called = name if place == name else f"dir:{os.path.abspath(place)}"  # noqa: PTH100
+        return {"name": called, "weights": self.fingerprint}
 
     def text_cache(self) -> TextCache:
         """What remembers the vectors of texts between runs."""

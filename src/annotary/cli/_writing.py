@@ -92,7 +92,12 @@ class Writing:
         self._values = values
         self.form = _format(values)
         self.options = made(SinkOptions, values)
-        _check_combination(self.form, self.options, retries=values["retry_failed"])
+        _check_combination(
+            self.form,
+            self.options,
+            retries=values["retry_failed"],
+            has_catalog=values.get("catalog") is not None,
+        )
         # A range in braces may be of any length; the output is one of a reasonable number of shards, or of none.
         self._inputs = tuple(
             name for told in inputs for name in islice(expand(os.fspath(told)), _MOST_SHARDS)
@@ -109,16 +114,31 @@ class Writing:
         """Whether earlier results are thrown away."""
         return self.options.on_existing == "overwrite"
 
+    @property
+    def retries(self) -> bool:
+        """Whether images are tried again that failed before."""
+        return bool(self._values["retry_failed"])
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether there is neither a bar nor counts."""
+        return bool(self._values["quiet"])
+
     def open(
-        self, settings: Mapping[str, Any], line: Callable[[Record], str | None] | None = None
+        self,
+        settings: Mapping[str, Any],
+        line: Callable[[Record], str | None] | None = None,
+        parts: Iterable[str] = ("tags",),
     ) -> Output:
         """The output of a run.
 
         Args:
             settings: What the records depend on.
             line: What is printed for a record where nothing is written; its tags when nothing is said.
+            parts: The parts of a record that the run finds.
 
         Raises:
+            UsageError: The format cannot hold one of the parts.
             OutputError: It belongs to another run or cannot be written.
         """
         from annotary.cli._output import Printed, as_json, as_tags
@@ -134,6 +154,7 @@ class Writing:
             {**settings, **written},
             retry_failed=self._values["retry_failed"],
             inputs=self._inputs,
+            parts=parts,
         )
 
     def watch(self, work: Work, output: Output, verbs: tuple[str, str], count: Any = None) -> int:
@@ -191,9 +212,11 @@ def _format(values: Mapping[str, Any]) -> str | None:
     return str(form)
 
 
-def _check_combination(form: str | None, options: SinkOptions, *, retries: bool) -> None:
+def _check_combination(
+    form: str | None, options: SinkOptions, *, retries: bool, has_catalog: bool
+) -> None:
     """Refuse options that would be without effect."""
-    if form is None and (retries or options.on_existing != "skip"):
+    if form is None and not has_catalog and (retries or options.on_existing != "skip"):
         raise UsageError("--retry-failed and --on-existing need --output or --format txt")
     if options.on_existing == "append" and not (form and format_named(form).can_append):
         able = ", ".join(name for name in formats() if format_named(name).can_append)

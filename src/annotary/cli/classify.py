@@ -23,7 +23,7 @@ from annotary.tasks.zero_shot import ZeroShotOptions
 if TYPE_CHECKING:
     from annotary.tasks.zero_shot import ZeroShot
 
-KEYWORD_FORMATS = ("caption", "folders", "hydrus", "kohya", "kohya-jsonl", "txt", "xmp")
+KEYWORD_FORMATS = ("caption", "hydrus", "kohya", "kohya-jsonl", "txt", "xmp")
 """Formats that hold words without scores: of labels that compete they get the best one."""
 
 
@@ -53,6 +53,7 @@ def _classify(paths: tuple[str, ...], values: dict[str, Any]) -> int:
 
     # Whatever can be wrong is found before anything is written.
     annotating = Annotating(paths, values)
+    annotating.check("labels")
     if values["top"] is None and not values["multi_label"]:
         values["top"] = 1 if annotating.writing.form in KEYWORD_FORMATS else None
     found = loaded(values["model"], annotating.runtime)

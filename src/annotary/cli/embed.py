@@ -39,6 +39,7 @@ def _embed(paths: tuple[str, ...], values: dict[str, Any]) -> int:
     from annotary.tasks.encoding import image_encoder
 
     annotating = Annotating(paths, values)
+    annotating.check("embedding")
     has_output = annotating.writing.form is not None or values["as_json"]
     if (values["catalog"] is not None) == has_output:
         raise UsageError(
@@ -48,5 +49,6 @@ def _embed(paths: tuple[str, ...], values: dict[str, Any]) -> int:
     task = Embed(image_encoder(found.model))
     settings = {"command": "embed", "model": task.source, "weights": found.weights}
     if values["catalog"] is not None:
-        return annotating.fill(values["catalog"], [task], settings)
+        held = {"embedding": found.in_catalog(values["model"])}
+        return annotating.fill(values["catalog"], [task], held, ("embedding", "embedded"))
     return annotating.run([task], settings, ("embedding", "embedded"), as_size)

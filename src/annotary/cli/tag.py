@@ -61,6 +61,7 @@ def _tag(paths: tuple[str, ...], values: dict[str, Any]) -> int:
 
     # Whatever can be wrong is found before anything is written.
     annotating = Annotating(paths, values)
+    annotating.check("tags")
     tagging_options, rules = made(TaggingOptions, values), made(TagRules, values)
     scorer, weights = _scorer(values, annotating.runtime)
     folder = values["save_scores"]

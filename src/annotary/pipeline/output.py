@@ -19,7 +19,16 @@ from annotary.pipeline.state import (
     line_kind,
 )
 from annotary.records import Annotation, Failure, Item, Record, from_line, to_line
-from annotary.sinks import NameSet, Sink, SinkOptions, format_named, open_sink, write_atomically
+from annotary.sinks import (
+    NameSet,
+    Sink,
+    SinkOptions,
+    check_parts,
+    format_named,
+    in_order,
+    open_sink,
+    write_atomically,
+)
 
 Standing: TypeAlias = Literal["new", "done", "failed"]
 """Whether an image is still to be done, is in the output, or is listed as failed by an earlier part of the run."""
@@ -64,8 +73,10 @@ class FileOutput:
         settings: What the records depend on.
         retry_failed: Whether images that failed before are tried again.
         inputs: What the run reads, and must not be written over; "-" is standard input.
+        parts: The parts of a record that the run finds, from `Task.part`.
 
     Raises:
+        UsageError: The format cannot hold one of the parts; nothing was touched.
         OutputError: The output belongs to another run or cannot be written.
     """
 
@@ -80,14 +91,18 @@ class FileOutput:
         *,
         retry_failed: bool,
         inputs: Iterable[str | Path] = (),
+        parts: Iterable[str] = ("tags",),
     ) -> None:
+        parts = in_order(parts)
+        check_parts(form, parts)
         described = format_named(form)
-        self.needs_bytes = described.needs_bytes
+        # Of tags alone nothing is said, as it was before there were other parts.
+        found = {} if parts == ("tags",) else {"parts": list(parts)}
         self._state: RunState | None = None
         if output is not None:
             self._state = RunState(
                 output,
-                {**settings, "format": form},
+                {**settings, **found, "format": form},
                 is_folder=not described.is_one_file,
                 overwrite=sink_options.on_existing == "overwrite",
             )
@@ -98,9 +113,10 @@ class FileOutput:
         try:
             place = self._state.failures if self._state is not None else _list_of_sidecars()
             self._failures = FailureList(place, renews=self._retries)
-            self._sink: Sink = open_sink(form, output, sink_options)
+            self._sink: Sink = open_sink(form, output, sink_options, parts)
             if protect := getattr(self._sink, "protect", None):
                 protect(inputs)
+            self.needs_bytes: bool = getattr(self._sink, "needs_bytes", described.needs_bytes)
         except BaseException:
             if self._state is not None:
                 self._state.abandon()

@@ -21,7 +21,13 @@ It may also have, each false or empty when it is not there:
         It can keep what a person wrote for an image and add to it (`--on-existing append`).
 
     NEEDS_BYTES: bool
-        The output holds the images: items come with their encoded bytes, as `Item.data`.
+        The output holds the images: items come with their encoded bytes, as `Item.data`. Where that depends on the
+        options, the sink has an attribute `needs_bytes`, which counts.
+
+    PARTS: tuple[str, ...]
+        The parts of a record that it can hold ("tags", "labels", "embedding", ...); a run that finds others is refused.
+        A module with it is opened with those that the run finds, in the order of a record: `open(output, options,
+        parts)`. Without it: tags alone.
 
     def read(output: Path, options: SinkOptions) -> Iterator[TagsOfImage]
         What such an output holds, in bounded memory; raises OutputError where it is something else.
@@ -43,6 +49,7 @@ from annotary.sinks._contract import (
     Sink,
     SinkOptions,
     TagsOfImage,
+    check_parts,
     format_named,
     format_of,
     formats,
@@ -51,18 +58,25 @@ from annotary.sinks._contract import (
     writes_one_file,
 )
 from annotary.sinks._names import NameSet
+from annotary.sinks._parts import in_order
+from annotary.sinks._placing import FolderNames, place, safe_name
 
 __all__ = [
+    "FolderNames",
     "Format",
     "NameSet",
     "Sink",
     "SinkOptions",
     "TagsOfImage",
+    "check_parts",
     "format_named",
     "format_of",
     "formats",
+    "in_order",
     "open_sink",
+    "place",
     "read_tags",
+    "safe_name",
     "write_atomically",
     "writes_one_file",
 ]

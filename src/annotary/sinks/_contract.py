@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol, cast, get_args
@@ -10,8 +10,13 @@ from typing import Literal, NamedTuple, Protocol, cast, get_args
 from annotary import registry
 from annotary.errors import UsageError
 from annotary.records import Annotation, Item
+from annotary.sinks._parts import called, in_order
 
 OnExisting = Literal["skip", "append", "overwrite"]
+Placing = Literal["copy", "hardlink", "symlink"]
+
+TAGS = ("tags",)
+"""The parts of a record that a run finds, and a format holds, unless something else is said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +48,19 @@ class SinkOptions:
     embed: bool = False
     """Write into the image files themselves, without touching their pixels (xmp)."""
 
+    placing: Placing = "copy"
+    """How images come into folders of labels: as copies, or as links to the originals (folders)."""
+
+    half: bool = False
+    """Keep embeddings as float16, in half the space (npy)."""
+
     def __post_init__(self) -> None:
         if self.on_existing not in get_args(OnExisting):
             known = ", ".join(get_args(OnExisting))
             raise ValueError(f"on_existing must be one of {known}, but got {self.on_existing!r}")
+        if self.placing not in get_args(Placing):
+            known = ", ".join(get_args(Placing))
+            raise ValueError(f"placing must be one of {known}, but got {self.placing!r}")
         if not self.separator:
             raise ValueError("separator must not be empty")
         for name in ("separator", "prefix", "suffix"):
@@ -66,6 +80,7 @@ class Format:
         options: The fields of `SinkOptions`, beside `on_existing`, that what it writes depends on.
         can_append: Whether it can keep what a person wrote for an image and add to it.
         needs_bytes: Whether an item must come with its encoded bytes (`Item.data`), as the output holds them.
+        parts: The parts of a record that it can hold.
     """
 
     name: str
@@ -74,6 +89,7 @@ class Format:
     options: tuple[str, ...]
     can_append: bool
     needs_bytes: bool
+    parts: tuple[str, ...]
 
 
 class TagsOfImage(NamedTuple):
@@ -81,7 +97,7 @@ class TagsOfImage(NamedTuple):
 
     Attributes:
         image: Its name.
-        tags: Names and scores; a score is None where the format keeps none.
+        tags: Names and scores, of labels where the output holds no tags; a score is None where the format keeps none.
     """
 
     image: str
@@ -151,6 +167,7 @@ def format_named(name: str) -> Format:
         getattr(module, "OPTIONS", ()),
         getattr(module, "CAN_APPEND", False),
         getattr(module, "NEEDS_BYTES", False),
+        getattr(module, "PARTS", TAGS),
     )
 
 
@@ -163,18 +180,51 @@ def writes_one_file(name: str) -> bool:
     return format_named(name).is_one_file
 
 
-def open_sink(name: str, output: Path | None, options: SinkOptions) -> Sink:
-    """Open a sink by its format's name.
+def check_parts(name: str, parts: Iterable[str]) -> None:
+    """Refuse a format that cannot hold what a run finds, before anything is done.
+
+    Args:
+        name: The format.
+        parts: The parts of a record that the run finds ("tags", "embedding").
 
     Raises:
         UnknownName: There is no such format; the message lists the known ones.
+        UsageError: It cannot hold one of them; the message lists the formats that hold all.
+        ValueError: A record has no such part.
+    """
+    asked = in_order(parts)
+    lacking = [part for part in asked if part not in format_named(name).parts]
+    if lacking:
+        able = [form for form in formats() if set(asked) <= set(format_named(form).parts)]
+        raise UsageError(f"--format {name} cannot hold {called(lacking)}; use {', '.join(able)}")
+
+
+def open_sink(
+    name: str, output: Path | None, options: SinkOptions, parts: Iterable[str] = TAGS
+) -> Sink:
+    """Open a sink by its format's name.
+
+    Args:
+        name: The format.
+        output: The file; for one file an image the folder, or None: beside the images.
+        options: How annotations are written.
+        parts: The parts of a record that the run finds: what a table has columns for.
+
+    Raises:
+        UnknownName: There is no such format; the message lists the known ones.
+        UsageError: It cannot hold one of the parts.
         OutputError: The output cannot be written or does not hold what this format writes.
     """
-    return cast(Sink, registry.load("sinks", name).open(output, options))
+    parts = in_order(parts)
+    check_parts(name, parts)
+    module = registry.load("sinks", name)
+    if hasattr(module, "PARTS"):
+        return cast(Sink, module.open(output, options, parts))
+    return cast(Sink, module.open(output, options))
 
 
 def read_tags(name: str, output: Path, options: SinkOptions) -> Iterator[TagsOfImage]:
-    """The tags that an output holds, image by image.
+    """The tags that an output holds, or the labels of one without tags, image by image.
 
     Raises:
         UnknownName: There is no such format; the message lists the known ones.

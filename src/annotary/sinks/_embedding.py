@@ -21,7 +21,7 @@ from annotary.sinks._atomic import write_atomically
 from annotary.sinks._blocks import BEGINNING
 from annotary.sinks._containers import Container, container_of, keeps_all
 from annotary.sinks._contract import SinkOptions
-from annotary.sinks._keywords import is_tagged, with_keywords
+from annotary.sinks._keywords import is_done, with_keywords
 from annotary.sinks._sidecars import Claims
 from annotary.sinks._xmp import EMPTY_PACKET
 
@@ -50,9 +50,11 @@ class EmbeddedPackets:
 
     Args:
         options: What happens to files that tags were written to before.
+        parts: What is written: tags, labels, or both.
     """
 
-    def __init__(self, options: SinkOptions) -> None:
+    def __init__(self, options: SinkOptions, parts: tuple[str, ...]) -> None:
+        self._parts = parts
         self._skips = options.on_existing == "skip"
         self._replaces = options.on_existing == "overwrite"
         self._claims = Claims()
@@ -68,7 +70,7 @@ class EmbeddedPackets:
             with item.path.open("rb") as file:
                 container = self._container(item.path, file.read(BEGINNING))
                 packet = container.packet(file)
-            return packet is not None and is_tagged(packet)
+            return packet is not None and is_done(packet, self._parts)
         except (*_DAMAGE, SidecarError):
             return False  # writing says what is wrong
 
@@ -89,7 +91,8 @@ class EmbeddedPackets:
         container = self._container(place, before[:BEGINNING])
         try:
             packet = container.packet(BytesIO(before))
-            changed = with_keywords(packet or EMPTY_PACKET, annotation, replaces=self._replaces)
+            keywords = packet or EMPTY_PACKET
+            changed = with_keywords(keywords, annotation, self._parts, replaces=self._replaces)
             if changed == packet:
                 return
             after = container.with_packet(before, changed)

@@ -1,4 +1,4 @@
-r"""Tags as the keywords of an XMP packet: which lists hold them, and what is added to those of other programs.
+r"""Tags and labels as keywords of an XMP packet: which lists hold them, and what is added to those of other programs.
 
 Three lists hold the same keywords, and programs differ in which they read:
 
@@ -19,6 +19,7 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 
 from annotary.records import Annotation, Tag
+from annotary.sinks._parts import names_in
 from annotary.sinks._xmp import (
     ANNOTARY,
     DC,
@@ -35,8 +36,8 @@ SUBJECT: Name = (DC, "subject")
 HIERARCHY: Name = (LIGHTROOM, "hierarchicalSubject")
 TAGS_LIST: Name = (DIGIKAM, "TagsList")
 
-TAGGED: Name = (ANNOTARY, "tagged")
-"""Which models tagged the image: what tells a packet that is done from one of another program."""
+MARKS: dict[str, Name] = {"tags": (ANNOTARY, "tagged"), "labels": (ANNOTARY, "labelled")}
+"""Which models said each part of a record: what tells a packet that is done from one of another program or run."""
 
 WRITTEN = {
     SUBJECT: (ANNOTARY, "writtenSubject"),
@@ -52,8 +53,8 @@ _WIDE = {"|": "\uff5c", "/": "\uff0f"}
 """Letters for a separator inside a name. They look alike, and NFKC, which searches apply, makes them the same."""
 
 
-def is_tagged(content: bytes) -> bool:
-    """Whether a packet is one that tags were written to.
+def is_done(content: bytes, parts: Iterable[str]) -> bool:
+    """Whether a packet is one that these parts of a record ("tags", "labels") were written to.
 
     It is looked for without parsing, which takes a twentieth of the time: a run that goes on asks it of every image.
     """
@@ -61,16 +62,23 @@ def is_tagged(content: bytes) -> bool:
     prefixes = re.findall(
         rb"\sxmlns:([^\s=]+)\s*=\s*[\"']%b[\"']" % re.escape(ANNOTARY.encode()), text
     )
-    return any(re.search(rb"[<\s]%b:tagged[\s=>]" % re.escape(prefix), text) for prefix in prefixes)
+    return all(_has_mark(text, prefixes, MARKS[part][1].encode()) for part in parts)
 
 
-def with_keywords(content: bytes, annotation: Annotation, *, replaces: bool) -> bytes:
-    """A packet with the tags of an annotation in it; the same bytes when they are there.
+def _has_mark(text: bytes, prefixes: Iterable[bytes], mark: bytes) -> bool:
+    return any(re.search(rb"[<\s]%b:%b[\s=>]" % (re.escape(p), mark), text) for p in prefixes)
+
+
+def with_keywords(
+    content: bytes, annotation: Annotation, parts: Iterable[str], *, replaces: bool
+) -> bytes:
+    """A packet with the tags and labels of an annotation in it; the same bytes when they are there.
 
     Args:
         content: What there is.
-        annotation: Its tags are added.
-        replaces: Whether tags that annotary wrote before go. Those of others never do.
+        annotation: Its tags and labels are added.
+        parts: Which of the two were asked for.
+        replaces: Whether those that annotary wrote before go. Those of others never do.
 
     Raises:
         ValueError: The packet is no XMP, or cannot be changed.
@@ -84,7 +92,7 @@ def with_keywords(content: bytes, annotation: Annotation, *, replaces: bool) -> 
         existing = packet.values(name)
         ours_name = WRITTEN[name]
         ours = packet.values(ours_name)
-        wanted = [spelling(tag, separator) for tag in annotation.tags]
+        wanted = [spelling(tag, separator) for tag in names_in(annotation)]
         if packet.has(name) and not replaces:
             # What annotary wrote and is gone, a person took out.
             taken_out = set(ours) - set(existing)
@@ -102,7 +110,13 @@ def with_keywords(content: bytes, annotation: Annotation, *, replaces: bool) -> 
             removed=set(ours) - set(wanted) if replaces else (),
         )
         expected[name] = [*kept, *taken, *added]
-    packet.set_text(TAGGED, _sources(packet.values(TAGGED), annotation, replaces=replaces))
+    asked = tuple(parts)
+    for part, mark in MARKS.items():
+        if part in asked:
+            source = annotation.sources.get(part, "annotary")
+            packet.set_text(mark, _sources(packet.values(mark), source, replaces=replaces))
+        elif replaces:  # what it tells of went with the rest
+            packet.remove(mark)
     after = packet.content()
     if content in (EMPTY_SIDECAR, EMPTY_PACKET):
         return after
@@ -149,9 +163,9 @@ def _of_other_lists(packet: Packet, name: Name) -> list[str]:
     return taken
 
 
-def _sources(before: list[str], annotation: Annotation, *, replaces: bool) -> str:
+def _sources(before: list[str], source: str, *, replaces: bool) -> str:
     """The models, the latest last."""
-    source = writable(annotation.sources.get("tags", "annotary"))
+    source = writable(source)
     known = [] if replaces or not before else before[0].split(" + ")
     return " + ".join(known if source in known else [*known, source])
 

@@ -93,7 +93,7 @@ class Sidecars:
                 else that is read.
         """
         if self._folder is not None:
-            image = self._folder / (item.relative or _name_for(item.image))
+            image = self._folder / (item.relative or name_for(item.image))
         elif item.path is not None:
             image = item.path
         else:
@@ -239,7 +239,7 @@ def _identity(path: str | Path | int) -> tuple[int, int] | None:
     return (found.st_dev, found.st_ino) if stat.S_ISREG(found.st_mode) else None
 
 
-def _name_for(address: str) -> str:
+def name_for(address: str) -> str:
     """A file name for an image that has no path, from the last part of its address.
 
     An address whose last part says too little (a query, no name) gets eight digits that tell it from others.

@@ -1,4 +1,4 @@
-"""Tags as a line of text, as trainers of diffusion models read them."""
+"""Tags and labels as a line of text, as trainers of diffusion models read them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from annotary.records import Annotation
 from annotary.sinks._contract import SinkOptions
+from annotary.sinks._parts import names_in
 
 OPTIONS = ("separator", "trailing_separator", "escape", "prefix", "suffix")
 """The options that a line of text depends on."""
@@ -16,14 +17,15 @@ _UNESCAPED = re.compile(r"\\([\\()])")
 
 
 def caption_of(annotation: Annotation, options: SinkOptions) -> str:
-    """The tags of an image on one line, without its end."""
+    """The tags and labels of an image on one line, without its end."""
     return joined(names_of(annotation, options), options)
 
 
 def names_of(annotation: Annotation, options: SinkOptions) -> list[str]:
-    """The parts of the line: the prefix, the tags in their order, the suffix."""
-    tags = [escaped(tag.name) if options.escape else tag.name for tag in annotation.tags]
-    return [part for part in (options.prefix, *tags, options.suffix) if part]
+    """The parts of the line: the prefix, the tags and labels in their order, the suffix."""
+    names = [tag.name for tag in names_in(annotation)]
+    written = map(escaped, names) if options.escape else names
+    return [part for part in (options.prefix, *written, options.suffix) if part]
 
 
 def joined(names: Iterable[str], options: SinkOptions) -> str:

@@ -173,6 +173,14 @@ class Packet:
             tag = f"{PREFIXES[name[0]]}:{name[1]}"
             self._new.append(f"<{tag}>{_escaped(value)}</{tag}>")
 
+    def remove(self, name: Name) -> None:
+        """Take a property out."""
+        for description in self._descriptions:
+            if name in description.places:
+                self._edits.append((*description.places[name], b""))
+        for element in self._elements(name):
+            self._edits.append((_blanks_before(self._data, element.start), element.end, b""))
+
     def content(self) -> bytes:
         """The document with all changes; as it was when there are none."""
         if self._new:

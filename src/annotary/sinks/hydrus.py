@@ -9,12 +9,14 @@ from pathlib import Path
 
 from annotary.records import Annotation, Tag
 from annotary.sinks._contract import SinkOptions, TagsOfImage
+from annotary.sinks._parts import NAMES, names_in
 from annotary.sinks._sidecars import Sidecars
 from annotary.sinks._text_sidecars import TextContent, read_texts
 
 SUFFIXES = ()
 OPTIONS = ("prefix", "suffix")
 CAN_APPEND = True
+PARTS = NAMES
 
 NAMESPACES = {"general": "", "copyright": "series", "artist": "creator"}
 """What hydrus calls a category, where it has another name for it; categories that are not here keep their own."""
@@ -22,7 +24,11 @@ NAMESPACES = {"general": "", "copyright": "series", "artist": "creator"}
 _TWO_LETTERS = re.compile(r"[A-Za-z]{2}")
 
 
-def open(output: Path | None, options: SinkOptions) -> Sidecars:  # noqa: A001
+def open(  # noqa: A001
+    output: Path | None,
+    options: SinkOptions,
+    parts: tuple[str, ...],  # noqa: ARG001
+) -> Sidecars:
     """A sink that writes into a folder, or beside the images."""
     options = replace(options, separator="\n", trailing_separator=False, escape=False)
     content = TextContent(".txt", options, has_full_names=True, names=_names)
@@ -35,7 +41,7 @@ def read(output: Path, options: SinkOptions) -> Iterator[TagsOfImage]:
 
 
 def _names(annotation: Annotation, options: SinkOptions) -> list[str]:
-    names = (options.prefix, *map(hydrus_tag, annotation.tags), options.suffix)
+    names = (options.prefix, *map(hydrus_tag, names_in(annotation)), options.suffix)
     return [name for name in names if name]
 
 

@@ -10,18 +10,21 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from annotary.errors import SidecarError, UsageError
 from annotary.records import Annotation, Item
 from annotary.sinks import _text
 from annotary.sinks._appending import AppendingRecords
 from annotary.sinks._contract import SinkOptions, TagsOfImage
+from annotary.sinks._parts import called
 from annotary.sinks._reading import read_lines
 from annotary.sinks.kohya_jsonl import ImageLines
 
 SUFFIXES = ()
 IS_ONE_FILE = True
 OPTIONS = _text.OPTIONS
+PARTS = ("tags", "labels", "decision")
 
 FILE = "metadata.jsonl"
 """The only name that datasets looks for."""
@@ -32,21 +35,23 @@ class ImageFolder:
 
     Args:
         output: The file.
-        options: How tags are joined to a text.
+        options: How names are joined to a text.
+        parts: What there are columns for.
 
     Raises:
         UsageError: The file has another name than `metadata.jsonl`.
         OutputError: It cannot be read, or does not hold what the format writes.
     """
 
-    def __init__(self, output: Path, options: SinkOptions) -> None:
+    def __init__(self, output: Path, options: SinkOptions, parts: tuple[str, ...]) -> None:
         if output.name != FILE:
             raise UsageError(
                 f"--format imagefolder writes {FILE} above the images; say --output FOLDER/{FILE}"
             )
         self._folder = os.path.abspath(output.parent)  # noqa: PTH100
         self._options = options
-        self._rows = AppendingRecords(output, ImageLines("file_name"))
+        self._parts = parts
+        self._rows = AppendingRecords(output, _Rows(parts))
 
     def holds(self, item: Item) -> bool:
         """Whether the file has a row of this image."""
@@ -63,15 +68,9 @@ class ImageFolder:
             OutputError: It cannot be written; the file ends with the row before.
         """
         name = self._name(item)
-        row = {
-            "file_name": name,
-            "width": annotation.width,
-            "height": annotation.height,
-            "tags": [tag.name for tag in annotation.tags],
-            "scores": [float(tag.score) for tag in annotation.tags],
-            "categories": [tag.category for tag in annotation.tags],
-            "text": _text.caption_of(annotation, self._options),
-        }
+        row = {"file_name": name, "width": annotation.width, "height": annotation.height}
+        row |= _columns(annotation, self._parts)
+        row["text"] = _text.caption_of(annotation, self._options)
         line = json.dumps(row, ensure_ascii=False) + "\n"
         self._rows.append(name, line.encode("utf-8", "backslashreplace"))
 
@@ -94,20 +93,64 @@ class ImageFolder:
         return name
 
 
-def open(output: Path | None, options: SinkOptions) -> ImageFolder:  # noqa: A001
+class _Rows(ImageLines):
+    """Rows of a table that all have the same columns.
+
+    Args:
+        parts: What there are columns for.
+    """
+
+    def __init__(self, parts: tuple[str, ...]) -> None:
+        super().__init__("file_name")
+        self._parts = parts
+
+    def check(self, row: dict[str, Any], number: int) -> None:
+        """Refuse a row of other parts: datasets wants the same columns in all."""
+        there = tuple(part for part in PARTS if part in row)
+        if there != self._parts:
+            has, writes = (
+                called(parts) if parts else "sizes alone" for parts in (there, self._parts)
+            )
+            raise ValueError(f"line {number} has {has}, and this run writes {writes}")
+
+
+def open(  # noqa: A001
+    output: Path | None, options: SinkOptions, parts: tuple[str, ...]
+) -> ImageFolder:
     """A sink that continues the file."""
     assert output is not None
-    return ImageFolder(output, options)
+    return ImageFolder(output, options, parts)
 
 
 def read(output: Path, options: SinkOptions) -> Iterator[TagsOfImage]:  # noqa: ARG001
-    """The tags of every row."""
+    """The tags of every row; the labels where there are no tags."""
 
     def image(line: bytes) -> TagsOfImage:
         row = json.loads(line)
-        return TagsOfImage(row["file_name"], tuple(zip(row["tags"], row["scores"], strict=True)))
+        names = row["tags"] if "tags" in row else row["labels"]
+        return TagsOfImage(row["file_name"], tuple(zip(names, row["scores"], strict=True)))
 
     return read_lines(output, image)
+
+
+def _columns(annotation: Annotation, parts: tuple[str, ...]) -> dict[str, Any]:
+    """What a row says of the parts."""
+    row: dict[str, Any] = {}
+    if "tags" in parts:
+        row["tags"] = [tag.name for tag in annotation.tags]
+        row["scores"] = [float(tag.score) for tag in annotation.tags]
+        row["categories"] = [tag.category for tag in annotation.tags]
+    if "labels" in parts:
+        row["label"] = annotation.labels[0].name if annotation.labels else None
+        row["labels"] = [label.name for label in annotation.labels]
+        scores = "label_scores" if "tags" in parts else "scores"
+        row[scores] = [float(label.score) for label in annotation.labels]
+    if "decision" in parts:
+        decision = annotation.decision
+        row["decision"] = decision.action if decision else None
+        reasons = decision.reasons if decision else ()
+        row["reasons"] = [reason.to_json() for reason in reasons]
+    return row
 
 
 def _below(folder: str, path: Path) -> str | None:

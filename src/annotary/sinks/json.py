@@ -12,10 +12,12 @@ from typing import BinaryIO
 from annotary.records import Annotation, to_line
 from annotary.sinks._appending import AppendingFile
 from annotary.sinks._contract import SinkOptions, TagsOfImage
+from annotary.sinks._parts import ALL_PARTS
 from annotary.sinks._reading import read_lines
 from annotary.sinks.jsonl import name_of, tags_of
 
 SUFFIXES = (".json",)
+PARTS = ALL_PARTS
 
 
 class JsonArray:
@@ -53,7 +55,11 @@ class JsonArray:
             end += len(line)
 
 
-def open(output: Path | None, options: SinkOptions) -> AppendingFile:  # noqa: A001, ARG001
+def open(  # noqa: A001
+    output: Path | None,
+    options: SinkOptions,  # noqa: ARG001
+    parts: tuple[str, ...],  # noqa: ARG001
+) -> AppendingFile:
     """A sink that continues the file."""
     assert output is not None
     return AppendingFile(output, JsonArray())

@@ -10,12 +10,14 @@ from typing import Any
 from annotary.records import Annotation
 from annotary.sinks import _text
 from annotary.sinks._contract import SinkOptions, TagsOfImage
+from annotary.sinks._parts import ALL_PARTS, NAMES
 from annotary.sinks._reading import read_files
 from annotary.sinks._sidecars import Sidecars
 
 SUFFIXES = ()
 OPTIONS = ("full_names",)
 CAN_APPEND = True
+PARTS = ALL_PARTS
 
 Json = dict[str, Any]
 
@@ -42,31 +44,45 @@ class JsonContent:
         return _encoded(annotation.to_json())
 
     def merged(self, before: bytes, annotation: Annotation) -> bytes:
-        """Everything that is there, the tags that are not, and the parts of a record that are missing."""
+        """Everything that is there, the tags and labels that are not, and the parts of a record that are missing."""
         if not before.strip():
             return self.new(annotation)
         there = _decoded(before)
         new = annotation.to_json()
-        tags = _merged_tags(there.get("tags", []), new.pop("tags", []))
-        sources = _merged_sources(there.get("sources", {}), new.pop("sources", {}))
+        # Of a part that stays as it is, the model that said it is still the one.
+        kept = [part for part in ALL_PARTS if part in there and part not in NAMES]
+        said = {part: model for part, model in annotation.sources.items() if part not in kept}
+        sources = _merged_sources(there.get("sources", {}), said)
+        new.pop("sources", None)
+        names = {
+            part: _merged_names(part, there.get(part, []), new.pop(part, [])) for part in NAMES
+        }
         after = {**new, **there}
-        if tags or "tags" in there or "tags" in annotation.sources:
-            after["tags"] = tags
+        after |= {
+            part: entries
+            for part, entries in names.items()
+            if entries or part in there or part in annotation.sources
+        }
         if sources:
             after["sources"] = sources
         return before if after == there else _encoded(after)
 
 
-def open(output: Path | None, options: SinkOptions) -> Sidecars:  # noqa: A001
+def open(  # noqa: A001
+    output: Path | None,
+    options: SinkOptions,
+    parts: tuple[str, ...],  # noqa: ARG001
+) -> Sidecars:
     """A sink that writes into a folder, or beside the images."""
     return Sidecars(output, options, JsonContent(options))
 
 
 def read(output: Path, options: SinkOptions) -> Iterator[TagsOfImage]:  # noqa: ARG001
-    """The tags of every file in a folder."""
+    """The tags of every file in a folder; the labels of one without tags."""
 
     def tags_of(content: bytes) -> list[tuple[str, float | None]]:
-        entries = _decoded(content).get("tags", [])
+        record = _decoded(content)
+        entries = record["tags"] if "tags" in record else record.get("labels", [])
         return [
             (entry["name"], entry.get("score")) if isinstance(entry, dict) else (str(entry), None)
             for entry in entries
@@ -104,18 +120,18 @@ def _object(pairs: list[tuple[str, Any]]) -> Json:
     return value
 
 
-def _merged_tags(existing: Any, new: list[Json]) -> list[Any]:
-    """The tags that are there, as they are, and behind them the new ones: as names where only names are there."""
+def _merged_names(part: str, existing: Any, new: list[Json]) -> list[Any]:
+    """The tags or labels that are there, as they are, and behind them the new: as names where only names are there."""
     if not isinstance(existing, list):
-        raise ValueError("has tags that are no list, so nothing is added to it")
+        raise ValueError(f"has {part} that are no list, so nothing is added to it")
     entries = [entry.get("name") if isinstance(entry, dict) else entry for entry in existing]
     known = [name for name in entries if isinstance(name, str)]
     if len(known) < len(entries):
-        raise ValueError("has tags without a name, so nothing is added to it")
-    added = _text.merged(known, (tag["name"] for tag in new))[len(known) :]
+        raise ValueError(f"has {part} without a name, so nothing is added to it")
+    added = _text.merged(known, (entry["name"] for entry in new))[len(known) :]
     if existing and all(isinstance(entry, str) for entry in existing):
         return [*existing, *added]
-    by_name = {tag["name"]: tag for tag in reversed(new)}
+    by_name = {entry["name"]: entry for entry in reversed(new)}
     return [*existing, *(by_name[name] for name in added)]
 
 

@@ -7,12 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from annotary.records import Annotation, from_line, to_line
+from annotary.records import Annotation, Label, Tag, from_line, to_line
 from annotary.sinks._appending import AppendingFile
 from annotary.sinks._contract import SinkOptions, TagsOfImage
+from annotary.sinks._parts import ALL_PARTS
 from annotary.sinks._reading import read_lines
 
 SUFFIXES = (".jsonl", ".ndjson")
+PARTS = ALL_PARTS
 
 _DECODER = json.JSONDecoder()
 _BEGINNING = '{"image": '
@@ -43,7 +45,11 @@ class JsonLines:
             yield _name_of_line(line, f"line {number}"), end
 
 
-def open(output: Path | None, options: SinkOptions) -> AppendingFile:  # noqa: A001, ARG001
+def open(  # noqa: A001
+    output: Path | None,
+    options: SinkOptions,  # noqa: ARG001
+    parts: tuple[str, ...],  # noqa: ARG001
+) -> AppendingFile:
     """A sink that continues the file."""
     assert output is not None
     return AppendingFile(output, JsonLines())
@@ -55,13 +61,16 @@ def read(output: Path, options: SinkOptions) -> Iterator[TagsOfImage]:  # noqa: 
 
 
 def tags_of(record: bytes) -> TagsOfImage:
-    """The tags of a record in JSON.
+    """The tags of a record in JSON; the labels of one without tags.
 
     Raises:
         ValueError: It is no record.
     """
     annotation = from_line(record)
-    tags = annotation.tags if isinstance(annotation, Annotation) else ()
+    tags: tuple[Tag | Label, ...] = ()
+    if isinstance(annotation, Annotation):
+        has_tags = annotation.tags or "tags" in annotation.sources
+        tags = annotation.tags if has_tags else annotation.labels
     return TagsOfImage(annotation.image, tuple((tag.name, tag.score) for tag in tags))
 
 

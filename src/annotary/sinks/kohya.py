@@ -20,11 +20,13 @@ from annotary.records import Annotation, Item
 from annotary.sinks import _text
 from annotary.sinks._appending import AppendingRecords, Layout
 from annotary.sinks._contract import SinkOptions, TagsOfImage
+from annotary.sinks._parts import NAMES
 from annotary.sinks._reading import read_lines, split_text, unscored
 
 SUFFIXES = ()
 IS_ONE_FILE = True
 OPTIONS = _text.OPTIONS
+PARTS = NAMES
 
 Size: TypeAlias = "tuple[int, int] | None"
 Encode: TypeAlias = Callable[[str, str, Size], bytes]
@@ -100,7 +102,11 @@ class MetaEntries:
             end += len(line)
 
 
-def open(output: Path | None, options: SinkOptions) -> KohyaSink:  # noqa: A001
+def open(  # noqa: A001
+    output: Path | None,
+    options: SinkOptions,
+    parts: tuple[str, ...],  # noqa: ARG001
+) -> KohyaSink:
     """A sink that continues the file."""
     assert output is not None
     return KohyaSink(output, MetaEntries(), _entry, options)

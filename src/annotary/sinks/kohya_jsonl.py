@@ -8,16 +8,18 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from annotary.sinks import _text
 from annotary.sinks._contract import SinkOptions, TagsOfImage
+from annotary.sinks._parts import NAMES
 from annotary.sinks._reading import read_lines, split_text, unscored
 from annotary.sinks.kohya import KohyaSink, Size, to_json, with_size
 
 SUFFIXES = ()
 IS_ONE_FILE = True
 OPTIONS = _text.OPTIONS
+PARTS = NAMES
 
 
 class ImageLines:
@@ -48,15 +50,28 @@ class ImageLines:
 
     def _name_of(self, line: bytes, number: int) -> str:
         try:
-            name = json.loads(line)[self._part]
+            row = json.loads(line)
+            name = row[self._part]
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(f"line {number} has no {self._part}") from error
         if not isinstance(name, str):
             raise ValueError(f"the {self._part} of line {number} is no text")
+        self.check(row, number)
         return name
 
+    def check(self, row: dict[str, Any], number: int) -> None:
+        """Refuse a whole line that is not like those that this run writes.
 
-def open(output: Path | None, options: SinkOptions) -> KohyaSink:  # noqa: A001
+        Raises:
+            ValueError: It is not.
+        """
+
+
+def open(  # noqa: A001
+    output: Path | None,
+    options: SinkOptions,
+    parts: tuple[str, ...],  # noqa: ARG001
+) -> KohyaSink:
     """A sink that continues the file."""
     assert output is not None
     return KohyaSink(output, ImageLines("image_path"), _line, options)

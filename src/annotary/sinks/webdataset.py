@@ -2,7 +2,7 @@
 
     2024/dog.jpg    the bytes of the image, with the suffix that they ask for
     2024/dog.json   the record, as a line of `.jsonl` is
-    2024/dog.txt    the tags on one line
+    2024/dog.txt    the tags and labels on one line
 
 The path before the suffix is the sample's key: the image's path below the folder that was asked for, without dots,
 which readers take for the end of a key. Times and owners are all nothing, so equal runs give equal files.
@@ -23,31 +23,18 @@ from annotary.sinks import _text
 from annotary.sinks._appending import AppendingRecords
 from annotary.sinks._contract import SinkOptions, TagsOfImage
 from annotary.sinks._names import NameSet
+from annotary.sinks._parts import ALL_PARTS
+from annotary.sinks._signatures import suffix_of
 from annotary.sinks.jsonl import name_of, tags_of
 
 SUFFIXES = (".tar",)
 OPTIONS = _text.OPTIONS
 NEEDS_BYTES = True
+PARTS = ALL_PARTS
 
 _BLOCK = 512
 _LARGEST_RECORD = 1 << 26
 """Bytes of a record that is read to find its image; ours are some kilobytes."""
-
-_SIGNATURES = (
-    (re.compile(rb"\xff\xd8\xff"), "jpg"),
-    (re.compile(rb"\x89PNG\r\n"), "png"),
-    (re.compile(rb"RIFF....WEBP", re.S), "webp"),
-    (re.compile(rb"GIF8"), "gif"),
-    (re.compile(rb"BM"), "bmp"),
-    (re.compile(rb"II\*\0|MM\0\*|II\+\0|MM\0\+"), "tiff"),
-    (re.compile(rb"....ftypavi[fs]", re.S), "avif"),
-    (re.compile(rb"....ftyp(?:hei|hev|mif1|msf1)", re.S), "heic"),
-    (re.compile(rb"\xff\x0a|\0\0\0\x0cJXL "), "jxl"),
-    (re.compile(rb"\xff\x4f\xff\x51|\0\0\0\x0cjP  "), "jp2"),
-    (re.compile(rb"P[14]\s"), "pbm"),
-    (re.compile(rb"P[25]\s"), "pgm"),
-    (re.compile(rb"P[36]\s"), "ppm"),
-)
 
 
 class WebDatasetSink:
@@ -136,7 +123,11 @@ class TarSamples:
             file.seek(end)
 
 
-def open(output: Path | None, options: SinkOptions) -> WebDatasetSink:  # noqa: A001
+def open(  # noqa: A001
+    output: Path | None,
+    options: SinkOptions,
+    parts: tuple[str, ...],  # noqa: ARG001
+) -> WebDatasetSink:
     """A sink that continues the tar."""
     assert output is not None
     if "%" in output.name or "{" in output.name:
@@ -213,10 +204,8 @@ def _fits(key: str) -> bool:
 def _suffix(item: Item) -> str:
     """The suffix that the first bytes of an image ask for, else the one of its name."""
     assert item.data is not None
-    start = item.data[:32]
-    for signature, suffix in _SIGNATURES:
-        if signature.match(start):
-            return suffix
+    if (asked := suffix_of(item.data)) is not None:
+        return asked
     suffix = PurePosixPath(_path_of(item)).suffix[1:].lower()
     is_plain = re.fullmatch(r"[a-z0-9]{1,4}", suffix) and suffix not in ("json", "txt")
     return suffix if is_plain else "bin"

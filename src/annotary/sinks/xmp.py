@@ -1,4 +1,4 @@
-"""XMP: tags as keywords in `photo.xmp`, or in the image file itself, beside all that other programs wrote there."""
+"""XMP: tags and labels as keywords in `photo.xmp`, or in the image itself, beside all that other programs wrote."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 from annotary.errors import UsageError
 from annotary.records import Annotation
 from annotary.sinks._contract import Sink, SinkOptions, TagsOfImage
-from annotary.sinks._keywords import SUBJECT, is_tagged, with_keywords
+from annotary.sinks._keywords import SUBJECT, is_done, with_keywords
+from annotary.sinks._parts import NAMES
 from annotary.sinks._reading import read_files, unscored
 from annotary.sinks._sidecars import Sidecars, read_existing
 from annotary.sinks._xmp import EMPTY_SIDECAR, Packet
@@ -16,6 +17,7 @@ from annotary.sinks._xmp import EMPTY_SIDECAR, Packet
 SUFFIXES = ()
 OPTIONS = ("full_names", "embed")
 CAN_APPEND = True
+PARTS = NAMES
 
 
 class XmpContent:
@@ -23,43 +25,47 @@ class XmpContent:
 
     Args:
         options: What happens to tags that annotary wrote before, and how files are named.
+        parts: What is written: tags, labels, or both.
     """
 
     suffix = ".xmp"
     merges = True
 
-    def __init__(self, options: SinkOptions) -> None:
+    def __init__(self, options: SinkOptions, parts: tuple[str, ...]) -> None:
+        self._parts = parts
         self.has_full_names = options.full_names
         self._replaces = options.on_existing == "overwrite"
 
     def is_done(self, place: Path) -> bool:
-        """Whether tags were written to the sidecar; one that another program wrote alone is not done."""
+        """Whether the parts were written to the sidecar; one that another program wrote alone is not done."""
         content = read_existing(place)
-        return content is not None and is_tagged(content)
+        return content is not None and is_done(content, self._parts)
 
     def new(self, annotation: Annotation) -> bytes:
-        """A packet with the tags alone."""
-        return with_keywords(EMPTY_SIDECAR, annotation, replaces=self._replaces)
+        """A packet with the keywords alone."""
+        return with_keywords(EMPTY_SIDECAR, annotation, self._parts, replaces=self._replaces)
 
     def merged(self, before: bytes, annotation: Annotation) -> bytes:
-        """The packet with the tags in it."""
+        """The packet with the keywords in it."""
         if not before.strip():
             return self.new(annotation)
         try:
-            return with_keywords(before, annotation, replaces=self._replaces)
+            return with_keywords(before, annotation, self._parts, replaces=self._replaces)
         except ValueError as error:
             raise ValueError(f"{error}; it is left as it is") from error
 
 
-def open(output: Path | None, options: SinkOptions) -> Sink:  # noqa: A001
+def open(  # noqa: A001
+    output: Path | None, options: SinkOptions, parts: tuple[str, ...]
+) -> Sink:
     """A sink that writes into a folder, beside the images, or into them."""
     if not options.embed:
-        return Sidecars(output, options, XmpContent(options))
+        return Sidecars(output, options, XmpContent(options, parts))
     if output is not None:
         raise UsageError("--embed writes into the images themselves; leave --output out")
     from annotary.sinks._embedding import EmbeddedPackets  # which needs Pillow
 
-    return EmbeddedPackets(options)
+    return EmbeddedPackets(options, parts)
 
 
 def read(output: Path, options: SinkOptions) -> Iterator[TagsOfImage]:  # noqa: ARG001

@@ -1,0 +1,44 @@
+"""The parts of a record that formats hold: their order, and what they are called where people read them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from annotary.records import Annotation, Tag
+
+ALL_PARTS = ("tags", "labels", "captions", "answers", "boxes", "embedding", "decision")
+"""The parts of an `Annotation`, in its order."""
+
+NAMES = ("tags", "labels")
+"""The parts that are names: what lines of text and keywords are made of."""
+
+_WORDS = {"embedding": "embeddings", "decision": "decisions"}
+"""What a part is called of which a record has one; the others are called as they are."""
+
+
+def in_order(parts: Iterable[str]) -> tuple[str, ...]:
+    """Parts, each once and in the order of a record.
+
+    Raises:
+        ValueError: A record has no such part.
+    """
+    asked = set(parts)
+    if unknown := asked.difference(ALL_PARTS):
+        told = ", ".join(sorted(unknown))
+        raise ValueError(f"a record has no part {told}; it has {', '.join(ALL_PARTS)}")
+    return tuple(part for part in ALL_PARTS if part in asked)
+
+
+def called(parts: Iterable[str]) -> str:
+    """Parts as people read them ("labels and embeddings")."""
+    *others, last = (_WORDS.get(part, part) for part in parts)
+    return f"{', '.join(others)} and {last}" if others else last
+
+
+def names_in(annotation: Annotation) -> tuple[Tag, ...]:
+    """The tags, and behind them the labels as if they were tags; a label that is a tag, too, is named once."""
+    if not annotation.labels:
+        return annotation.tags
+    known = {tag.name for tag in annotation.tags}
+    labels = (label for label in annotation.labels if label.name not in known)
+    return (*annotation.tags, *(Tag(label.name, label.score) for label in labels))
