@@ -199,7 +199,8 @@ def test_thresholds_by_category():
 
 
 @pytest.mark.parametrize(
-    "name", ["model.onnx", "top_tags.txt", "model-q8.onnx", "a b.txt", "日本.csv"]
+    "name",
+    ["model.onnx", "top_tags.txt", "model-q8.onnx", "a b.txt", "日本.csv", "onnx/text_model.onnx"],
 )
 def test_names_of_files(name):
     check_file_name(name)
@@ -207,7 +208,25 @@ def test_names_of_files(name):
 
 @pytest.mark.parametrize(
     "name",
-    ["", ".", "..", "a/b", "../a", "/a", "a\\b", "C:a", ".hidden", "a\n", "a.", "a" * 201, None],
+    [
+        "",
+        ".",
+        "..",
+        "a/b/c",
+        "a/../b",
+        "a/.b",
+        "a//b",
+        "a/",
+        "../a",
+        "/a",
+        "a\\b",
+        "C:a",
+        ".hidden",
+        "a\n",
+        "a.",
+        "a" * 201,
+        None,
+    ],
 )
 def test_names_that_lead_elsewhere(name):
     with pytest.raises(ValueError, match="cannot be the name of a model's file"):

@@ -31,7 +31,7 @@ def sha256(content: bytes) -> str:
 @pytest.fixture
 def server(monkeypatch, tmp_path):
     with running_hub(monkeypatch, tmp_path / "cache") as server:
-        server.add("owner/name", {"model.onnx": CONTENT, "tags.txt": b"a\nb\n", "sub/x": b"x"})
+        server.add("owner/name", {"model.onnx": CONTENT, "tags.txt": b"a\nb\n", "sub/x": b"x", "a/b/c": b"y"})
         yield server
 
 
@@ -95,7 +95,7 @@ def test_no_name_leaves_the_cache(text):
 def test_a_listing(server):
     listing = hub.list_files(REPOSITORY)
     assert listing.commit == COMMIT
-    assert listing.sizes == {"model.onnx": len(CONTENT), "tags.txt": 4}  # nothing from folders
+    assert listing.sizes == {"model.onnx": len(CONTENT), "tags.txt": 4, "sub/x": 1}
     assert listing.licence == "apache-2.0"
 
 

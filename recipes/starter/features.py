@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -30,15 +30,42 @@ SPEC = PreprocessSpec(
 )
 """How images are prepared, in training as in use: the whole image, squashed to a square."""
 
-VIEWS: dict[str, tuple[float, float, float, float, bool]] = {
-    "whole": (0.0, 0.0, 1.0, 1.0, False),
-    "whole_flipped": (0.0, 0.0, 1.0, 1.0, True),
-    "top_left": (0.0, 0.0, 0.8, 0.8, True),
-    "top_right": (0.2, 0.0, 1.0, 0.8, False),
-    "bottom_left": (0.0, 0.2, 0.8, 1.0, False),
-    "bottom_right": (0.2, 0.2, 1.0, 1.0, True),
+
+@dataclass(frozen=True)
+class View:
+    """One way to look at an image."""
+
+    left: float = 0.0
+    """Left edge of the part that is seen, as a share of the width; `top`, `right` and `bottom` likewise."""
+
+    top: float = 0.0
+    right: float = 1.0
+    bottom: float = 1.0
+
+    is_mirrored: bool = False
+    """Whether left and right are exchanged."""
+
+    side: int = 0
+    """The part is shrunk to this many pixels a side before it is enlarged, like a thumbnail; 0 leaves it sharp."""
+
+
+VIEWS: dict[str, View] = {
+    "whole": View(),
+    "whole_flipped": View(is_mirrored=True),
+    "top_left": View(0.0, 0.0, 0.8, 0.8, is_mirrored=True),
+    "top_right": View(0.2, 0.0, 1.0, 0.8),
+    "bottom_left": View(0.0, 0.2, 0.8, 1.0),
+    "bottom_right": View(0.2, 0.2, 1.0, 1.0, is_mirrored=True),
 }
-"""Name to the part of the image (left, top, right, bottom as shares of its sides) and whether it is mirrored."""
+"""The views that the tags are learned from."""
+
+SMALL_VIEWS: dict[str, View] = {
+    "small_32": View(side=32),
+    "small_48": View(side=48, is_mirrored=True),
+    "small_32_middle": View(0.15, 0.1, 0.85, 0.9, side=32, is_mirrored=True),
+    "small_64_middle": View(0.1, 0.1, 0.9, 0.9, side=64),
+}
+"""Thumbnails, which only the joint embedding is trained on besides."""
 
 THREADS = 2
 BATCH = 8
@@ -60,16 +87,19 @@ def load(path: Path) -> Pixels:
     return images.decode(path.read_bytes()).pixels
 
 
-def view(pixels: Pixels, name: str) -> Pixels:
+def view(pixels: Pixels, seen: View) -> Pixels:
     """Return ``uint8[260, 260, 3]``: one view of a picture."""
-    left, top, right, bottom, is_mirrored = VIEWS[name]
     height, width = pixels.shape[:2]
-    part = pixels[
-        round(top * height) : max(1, round(bottom * height)),
-        round(left * width) : max(1, round(right * width)),
-    ]
-    fitted = preprocess.fit(np.ascontiguousarray(part), SPEC)
-    return np.ascontiguousarray(fitted[:, ::-1]) if is_mirrored else fitted
+    part = np.ascontiguousarray(
+        pixels[
+            round(seen.top * height) : max(1, round(seen.bottom * height)),
+            round(seen.left * width) : max(1, round(seen.right * width)),
+        ]
+    )
+    if seen.side:
+        part = preprocess.fit(part, replace(SPEC, size=(seen.side, seen.side), resample="box"))
+    fitted = preprocess.fit(part, SPEC)
+    return np.ascontiguousarray(fitted[:, ::-1]) if seen.is_mirrored else fitted
 
 
 def treat(pixels: Pixels, treatment: str) -> Pixels:
@@ -86,18 +116,22 @@ def treat(pixels: Pixels, treatment: str) -> Pixels:
 
 
 def compute(
-    examples: Sequence[Example], tower: Path, folder: Path, report: Callable[[str], None]
+    examples: Sequence[Example],
+    tower: Path,
+    folder: Path,
+    report: Callable[[str], None],
+    views: Mapping[str, View] = VIEWS,
 ) -> dict[str, Table]:
     """Return the table of every view; what is already in the folder is read from there."""
     folder.mkdir(parents=True, exist_ok=True)
     tables = {}
     session: onnxruntime.InferenceSession | None = None
-    for name in VIEWS:
+    for name, seen in views.items():
         path = folder / f"{name}.npz"
         if not path.exists():
             session = session or open_session(tower)
             report(f"features of {len(examples):,} images, view {name}")
-            features, logits = _run(session, examples, name)
+            features, logits = _run(session, examples, seen)
             temporary = path.with_suffix(".tmp.npz")
             np.savez(temporary, features=features, logits=logits)
             temporary.replace(path)
@@ -115,11 +149,11 @@ def open_session(model: Path | bytes) -> onnxruntime.InferenceSession:
 
 
 def _run(
-    session: onnxruntime.InferenceSession, examples: Sequence[Example], name: str
+    session: onnxruntime.InferenceSession, examples: Sequence[Example], seen: View
 ) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.float16]]:
     def one(start: int) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.float16]]:
         batch = [
-            view(treat(load(example.path), example.treatment), name)
+            view(treat(load(example.path), example.treatment), seen)
             for example in examples[start : start + BATCH]
         ]
         features, logits = session.run(["features", "logits"], {"image": np.stack(batch)})

@@ -44,6 +44,11 @@ class GraphBuilder:
         self._nodes.append(helper.make_node(operator, list(inputs), [output], **attributes))
         return output
 
+    def split(self, values: str, names: list[str], widths: list[int], axis: int) -> None:
+        """Add a node that cuts a tensor into parts, which are called `names`."""
+        cuts = self.constant(np.array(widths, np.int64))
+        self._nodes.append(helper.make_node("Split", [values, cuts], names, axis=axis))
+
     def wide(self, values: npt.NDArray[np.int8]) -> str:
         """Store integers in bytes and widen them to floats, once, when the model is loaded."""
         return self.node("Cast", self.constant(values), to=TensorProto.FLOAT)

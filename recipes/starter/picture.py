@@ -70,7 +70,7 @@ def tags_of(photos: list[Path], model: Path) -> list[list[str]]:
     session = features.open_session(model / "model.onnx")
     found = []
     for photo in photos:
-        pixels = features.view(features.load(photo), "whole")
+        pixels = features.view(features.load(photo), features.VIEWS["whole"])
         scores = session.run(["scores"], {"image": pixels[None]})[0][0]
         order = [int(index) for index in np.argsort(-scores) if scores[index] >= thresholds[index]]
         found.append(

@@ -102,7 +102,7 @@ def check_model(folder: Path, examples: Sequence[Example], scores: Floats) -> di
     for row in np.linspace(0, len(examples) - 1, 64).astype(int):
         example = examples[row]
         pixels = features.view(
-            features.treat(features.load(example.path), example.treatment), "whole"
+            features.treat(features.load(example.path), example.treatment), features.VIEWS["whole"]
         )
         found = session.run(["scores"], {"image": pixels[None]})[0][0]
         worst = max(worst, float(np.abs(found - scores[row]).max()))

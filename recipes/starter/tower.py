@@ -41,7 +41,9 @@ def make_tower(
     report("8-bit integers for the tower")
     photos = [e for e in examples if e.source in ("corel", "flickr") and not e.is_held_aside]
     chosen = photos[:: len(photos) // CALIBRATION_IMAGES][:CALIBRATION_IMAGES]
-    pixels = np.stack([features.view(features.load(e.path), "whole") for e in chosen])
+    pixels = np.stack(
+        [features.view(features.load(e.path), features.VIEWS["whole"]) for e in chosen]
+    )
     tower = quantise(network, torch.from_numpy(pixels))
     path.write_bytes(pickle.dumps(tower))
     return tower

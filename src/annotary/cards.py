@@ -31,6 +31,8 @@ Resample = Literal["nearest", "bilinear", "bicubic", "lanczos", "box"]
 ChannelOrder = Literal["rgb", "bgr"]
 Layout = Literal["nhwc", "nchw"]
 NumberType = Literal["uint8", "float32"]
+CropCorner = Literal["round", "floor"]
+Alpha = Literal["white", "drop", "key"]
 
 Preset = Literal["balanced", "precise", "broad"]
 
@@ -43,12 +45,19 @@ class PreprocessSpec:
     """How an upright RGB image becomes the network's input. It is part of the weights.
 
     Attributes:
-        size: Height and width of the input in pixels.
+        size: Height and width of the input in pixels; for `patches`, of one patch.
         fit: What happens to images of another shape: `squash` ignores the aspect ratio, `pad` fits the whole image in
-            and fills the rest, `crop` resizes the shorter side and takes the middle.
+            and fills the rest, `crop` resizes the shorter side and takes the middle, `patches` keeps the aspect ratio
+            and gives as many whole patches as fit into `patches`.
         resample: The filter. All but `nearest` are antialiased when shrinking.
         pad_colour: RGB 0..255 of the rest, for `pad`.
         crop_share: For `crop`: the share of the resized shorter side that the middle takes, 0..1 (ImageNet: 0.875).
+        crop_corner: For `crop`: where half a pixel goes. `round` is torchvision's rule (half to even), `floor` that of
+            transformers' image processors.
+        patches: For `patches`: the most of them that an image becomes, 1 or more; else 0.
+        alpha: What becomes of transparency: `white` shows the picture on white, `drop` shows the colours that are
+            hidden under it, as Pillow's `convert("RGB")` does; `key` is like `drop`, but one colour that stands for
+            transparent (GIF, some PNG) becomes white, which transformers' pipelines come to.
         channel_order: Order of the colours that the network expects.
         layout: Order of the axes that the network expects.
         dtype: `uint8` passes 0..255 through, for networks that normalise by themselves; `float32` normalises here.
@@ -59,10 +68,13 @@ class PreprocessSpec:
     """
 
     size: tuple[int, int]
-    fit: Fit = "squash"
+    fit: Fit | Literal["patches"] = "squash"
     resample: Resample = "bicubic"
     pad_colour: tuple[int, int, int] = (255, 255, 255)
     crop_share: float = 1.0
+    crop_corner: CropCorner = "round"
+    patches: int = 0
+    alpha: Alpha = "white"
     channel_order: ChannelOrder = "rgb"
     layout: Layout = "nchw"
     dtype: NumberType = "float32"
@@ -71,7 +83,9 @@ class PreprocessSpec:
     std: tuple[float, float, float] = (255.0, 255.0, 255.0)
 
     def __post_init__(self) -> None:
-        _check_choice("fit", self.fit, get_args(Fit))
+        _check_choice("fit", self.fit, (*get_args(Fit), "patches"))
+        _check_choice("crop_corner", self.crop_corner, get_args(CropCorner))
+        _check_choice("alpha", self.alpha, get_args(Alpha))
         _check_choice("resample", self.resample, get_args(Resample))
         _check_choice("channel_order", self.channel_order, get_args(ChannelOrder))
         _check_choice("layout", self.layout, get_args(Layout))
@@ -85,9 +99,24 @@ class PreprocessSpec:
             raise ValueError(f"mean and std must have 3 values, std > 0: {self.mean}, {self.std}")
         if not _is_number(self.scale) or self.scale <= 0.0:
             raise ValueError(f"scale must be a number above 0, but got {self.scale!r}")
+        if (
+            not _is_whole(self.patches)
+            or self.patches < 0
+            or bool(self.patches) != self.is_in_patches
+        ):
+            raise ValueError(
+                f'patches must be 1 or more for fit = "patches" and 0 otherwise: {self.patches!r}'
+            )
+        if self.is_in_patches and (self.dtype != "float32" or self.layout != "nchw"):
+            raise ValueError('fit = "patches" needs dtype = "float32" and layout = "nchw"')
         whole = all(_is_whole(value) and 0 <= value <= 255 for value in self.pad_colour)
         if not whole or len(self.pad_colour) != 3:
             raise ValueError(f"pad_colour must be RGB 0..255, but got {self.pad_colour!r}")
+
+    @property
+    def is_in_patches(self) -> bool:
+        """Whether the network takes a row of patches and where each of them is, and not a rectangle."""
+        return self.fit == "patches"
 
     @classmethod
     def from_table(cls, table: Mapping[str, Any]) -> Self:
@@ -348,14 +377,22 @@ def _digest(path: str, _size: int, _modified: int, _inode: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def check_file_name(name: str) -> None:
-    """Check that a name is that of a file directly in a model's directory, on every system.
+def check_file_name(name: str, *, folders: int = 1) -> None:
+    """Check that a name is that of a file in a model's directory, or in a folder of it, on every system.
+
+    Args:
+        name: With `/` between a folder and a file.
+        folders: How many folders it may go down.
 
     Raises:
         ValueError: It leads elsewhere, or no file can have it.
     """
-    is_plain = isinstance(name, str) and re.fullmatch(r"[\w][\w.+@ -]*", name) is not None
-    if not is_plain or len(name) > 200 or name.endswith((".", " ")):
+    parts = name.split("/") if isinstance(name, str) else []
+    plain = [
+        re.fullmatch(r"[\w][\w.+@ -]*", part) is not None and not part.endswith((".", " "))
+        for part in parts
+    ]
+    if not plain or not all(plain) or len(parts) > folders + 1 or len(name) > 200:
         raise ValueError(f"{name!r} cannot be the name of a model's file")
 
 

@@ -94,7 +94,7 @@ class Listing:
 
     Attributes:
         commit: That the revision stands for, 40 hexadecimal digits.
-        sizes: Name to bytes (0 where the hub does not say) of the files at its top.
+        sizes: Name to bytes (0 where the hub does not say) of the files at its top and in its folders, `folder/file`.
         licence: As the repository states it; empty when it does not.
     """
 
@@ -205,8 +205,14 @@ def _listing(info: Any, repository: Repository) -> Listing:
         raise ModelError(f"{_constants().ENDPOINT} gives no commit for {repository}")
     licence = (info.card_data.get("license") if info.card_data else None) or ""
     told = ", ".join(map(str, licence)) if isinstance(licence, list) else str(licence)
-    top = {name: size for name, size in sizes.items() if "/" not in name and "\\" not in name}
-    return Listing(commit, top, told)
+    near = {name: size for name, size in sizes.items() if _is_near(name)}
+    return Listing(commit, near, told)
+
+
+def _is_near(name: str) -> bool:
+    """Whether a file is at the top of a repository or in a folder there. Names are a stranger's."""
+    parts = name.split("/")
+    return len(parts) <= 2 and "\\" not in name and not {"", ".", ".."} & set(parts)
 
 
 def fetch(

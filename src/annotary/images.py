@@ -21,13 +21,14 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias, cast
+from typing import Any, Literal, NamedTuple, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageChops, ImageFile
 
 from annotary import exif
+from annotary.cards import Alpha
 from annotary.errors import MissingExtra, UnreadableImage
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
@@ -53,10 +54,22 @@ class DecodeOptions:
     """Refuse images with more pixels (width times height): they could use up the memory."""
     reduce: bool = True
     """Decode JPEGs much larger than the network's input at reduced scale: faster, nearly the same input."""
+    transparency: Literal["auto", "white", "drop"] = "auto"
+    """What becomes of transparency: white puts the picture on white, drop shows the colours that are hidden under it,
+    auto does what the model was published with."""
 
     def __post_init__(self) -> None:
         if self.max_pixels < 1:
             raise ValueError(f"max_pixels must be positive, but got {self.max_pixels}")
+        known = ("auto", "white", "drop")
+        if self.transparency not in known:
+            raise ValueError(
+                f"transparency must be one of {', '.join(known)}, but got {self.transparency!r}"
+            )
+
+    def alpha_of(self, wanted: Alpha) -> Alpha:
+        """What becomes of transparency for weights that want it so."""
+        return wanted if self.transparency == "auto" else self.transparency
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +81,13 @@ class Decoded:
             8 rounded up; tell `preprocess.fit` the full size then.
         width: Of the full upright image in pixels.
         height: Of the full upright image in pixels.
+        is_transparent: Whether it has transparency, so that it matters what becomes of it.
     """
 
     pixels: Pixels
     width: int
     height: int
+    is_transparent: bool = False
 
 
 def decode(
@@ -80,10 +95,11 @@ def decode(
     *,
     at_least: tuple[int, int] | SizeRule | None = None,
     options: DecodeOptions = DecodeOptions(),
+    alpha: Alpha = "white",
 ) -> Decoded:
     """Decode an image of any allowed format to upright RGB.
 
-    What is transparent becomes white. Of an animation the first frame is taken.
+    Of an animation the first frame is taken.
 
     Args:
         data: The encoded bytes.
@@ -92,6 +108,7 @@ def decode(
             decoded at 1/2, 1/4 or 1/8 of its size, as long as it stays `REDUCING_GAP` times
             larger. None decodes in full.
         options: Limits and speed.
+        alpha: What becomes of transparency where the options leave it open, as in `PreprocessSpec`.
 
     Raises:
         UnreadableImage: The bytes are no image that can be decoded; the message is one line.
@@ -111,14 +128,18 @@ def decode(
     with _one_line(name, data):
         if needed:
             _reduce(opened.image, needed)
-        rgb = _to_rgb(opened, name)
+        rgb = _to_rgb(opened, name, options.alpha_of(alpha))
         if opened.orientation in _TRANSPOSE:
             rgb = rgb.transpose(_TRANSPOSE[opened.orientation])
-        return Decoded(_to_array(rgb), width, height)
+        return Decoded(_to_array(rgb), width, height, _is_transparent(opened))
 
 
-def from_pillow(image: Image.Image) -> Pixels:
-    """A Pillow image of any mode as upright RGB on white, uint8[H, W, 3].
+def from_pillow(image: Image.Image, alpha: Alpha = "white") -> Pixels:
+    """A Pillow image of any mode as upright RGB, uint8[H, W, 3].
+
+    Args:
+        image: The image.
+        alpha: What becomes of transparency.
 
     Raises:
         UnreadableImage: It has no pixels, or they cannot be read.
@@ -127,7 +148,7 @@ def from_pillow(image: Image.Image) -> Pixels:
         raise UnreadableImage(f"it has {image.width} x {image.height} pixels")
     with _one_line("image", b""):
         orientation = image.getexif().get(0x0112, 1)
-        rgb = _to_rgb(_Opened(image), "image")
+        rgb = _to_rgb(_Opened(image), "image", alpha)
         return _to_array(
             rgb.transpose(_TRANSPOSE[orientation]) if orientation in _TRANSPOSE else rgb
         )
@@ -218,31 +239,50 @@ def _reduce(image: Image.Image, needed: tuple[int, int]) -> None:
             return
 
 
-def _to_rgb(opened: _Opened, name: str) -> Image.Image:
-    """Any mode to RGB on white."""
+def _to_rgb(opened: _Opened, name: str, alpha: Alpha) -> Image.Image:
+    """Any mode to RGB, with transparency on white or dropped."""
     image = opened.image
     image.load()
-    if opened.key is not None:
+    if opened.key is not None and alpha != "drop":
         return _without_key(image, opened.key)
     mode = image.mode
-    palette = image.palette.mode if mode == "P" and image.palette else ""
-    if "transparency" in image.info or mode == "PA" or palette == "RGBA":
-        return _on_white(image.convert("RGBA"))
+    if _is_indirect(image):
+        is_one_colour = isinstance(image.info.get("transparency"), int)
+        if alpha == "key" and mode == "P" and is_one_colour:
+            # Pillow keeps it as that colour, and transformers' image processors put it on white.
+            return _opaque(image.convert("RGB").convert("RGBA"), "white")
+        return _opaque(image.convert("RGBA"), alpha)
     if mode == "RGB":
         return image
     if mode in ("RGBA", "LA"):
-        return _on_white(image)
+        return _opaque(image, alpha)
     if mode in ("RGBa", "La"):  # colours are multiplied by alpha already
-        *bands, alpha = image.split()
-        bands = [ImageChops.add(band, ImageChops.invert(alpha)) for band in bands]
+        if alpha != "white":
+            return image.convert("RGBA" if mode == "RGBa" else "LA").convert("RGB")
+        *bands, share = image.split()
+        bands = [ImageChops.add(band, ImageChops.invert(share)) for band in bands]
         return Image.merge("RGB", bands * (3 // len(bands)))
     if mode[0] in "IF":
         return Image.fromarray(_to_grey(np.asarray(image), mode, name)).convert("RGB")
     return image.convert("RGB")
 
 
-def _on_white(image: Image.Image) -> Image.Image:
-    """White * (1 - alpha) + colour * alpha, to the nearest; opaque pixels keep their bits."""
+def _is_indirect(image: Image.Image) -> bool:
+    """Whether transparency is said of a colour, or of entries of a palette."""
+    palette = image.palette.mode if image.mode == "P" and image.palette else ""
+    return "transparency" in image.info or image.mode == "PA" or palette == "RGBA"
+
+
+def _is_transparent(opened: _Opened) -> bool:
+    image = opened.image
+    own = image.mode in ("RGBA", "LA", "RGBa", "La")
+    return own or opened.key is not None or _is_indirect(image)
+
+
+def _opaque(image: Image.Image, alpha: Alpha) -> Image.Image:
+    """White * (1 - alpha) + colour * alpha, to the nearest, and opaque pixels keep their bits; or the colour alone."""
+    if alpha != "white":
+        return image.convert("RGB")
     canvas = Image.new("RGB", image.size, "white")
     canvas.paste(image.convert("RGB"), mask=image.getchannel("A"))
     return canvas

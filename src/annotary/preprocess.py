@@ -43,14 +43,17 @@ def fit(pixels: Pixels, spec: PreprocessSpec, full_size: tuple[int, int] | None 
 
     Args:
         pixels: uint8[H, W, 3], RGB.
-        spec: How; of it `size`, `fit`, `resample`, `pad_colour` and `crop_share` matter here.
+        spec: How; of it `size`, `fit`, `resample` and what belongs to the fit matter here.
         full_size: Width and height of the image that `pixels` is a reduced decode of. Then edges
             and padding lie where they would for the full image, to a fraction of a pixel.
 
     Returns:
-        uint8[h, w, 3], RGB, with `(h, w) = spec.size`. It may be `pixels` itself, or read-only.
+        uint8[h, w, 3], RGB, with `(h, w) = spec.size`, or for `patches` whole multiples of it. It may be `pixels`
+        itself, or read-only.
     """
     height, width = pixels.shape[:2]
+    if spec.is_in_patches:
+        return _fit_patches(pixels, spec, full_size or (width, height))
     whole = spec.fit != "crop" or spec.crop_share == 1.0
     if (height, width) == spec.size and whole and full_size in (None, (width, height)):
         return pixels
@@ -64,16 +67,20 @@ def to_batch(images: Sequence[Pixels], spec: PreprocessSpec) -> npt.NDArray[Any]
     """Stack fitted pictures into the network's input.
 
     Args:
-        images: Pictures of `fit`, each uint8[h, w, 3], RGB, with `(h, w) = spec.size`.
+        images: Pictures of `fit`, each uint8[h, w, 3], RGB, with `(h, w) = spec.size`, or multiples for `patches`.
         spec: How; of it `channel_order`, `layout`, `dtype`, `scale`, `mean` and `std` matter.
 
     Returns:
         [N, 3, h, w] or [N, h, w, 3], contiguous. uint8 holds 0..255 as they are; float32 holds
-        `(value / scale - mean) / std`, to 1e-6 of what exact arithmetic gives.
+        `(value / scale - mean) / std`, to 1e-6 of what exact arithmetic gives. For `patches` it is
+        float32[N, spec.patches, h * w * 3 + 2]: the values of a patch, row by row with the colours together, then its
+        row and column in the picture. What is left over is 0 with row and column -1.
 
     Raises:
         ValueError: A picture has another shape or number type.
     """
+    if spec.is_in_patches:
+        return _patches(images, spec)
     height, width = spec.size
     for image in images:
         if image.shape != (height, width, 3) or image.dtype != np.uint8:
@@ -120,6 +127,8 @@ def needed_size(spec: PreprocessSpec, width: int, height: int) -> tuple[int, int
         Height and width in pixels: what remains of the whole image after the resizing in `fit`.
     """
     rows, columns = spec.size
+    if spec.is_in_patches:
+        return _size_in_patches(spec, width, height)
     if spec.fit == "squash":
         return rows, columns
     if spec.fit == "pad":
@@ -240,10 +249,12 @@ def _size_before_crop(spec: PreprocessSpec, width: int, height: int) -> tuple[in
 
 
 def _crop(picture: _Picture, spec: PreprocessSpec) -> Image.Image:
-    """Resize, then take the middle, whose corner is rounded half to even as in torchvision."""
+    """Resize, then take the middle; its corner is rounded half to even as in torchvision, or as the card says."""
     rows, columns = spec.size
     tall, wide = _size_before_crop(spec, *picture.full)
     left, top = round((wide - columns) / 2), round((tall - rows) / 2)
+    if spec.crop_corner == "floor":
+        left, top = (wide - columns) // 2, (tall - rows) // 2
     box = (left, top, left + columns, top + rows)
     if tall * wide <= _MAX_RESIZED_PIXELS:
         whole = _resize(picture.image, (tall, wide), spec, (0, 0, *picture.extent))
@@ -251,3 +262,63 @@ def _crop(picture: _Picture, spec: PreprocessSpec) -> Image.Image:
     x, y = picture.extent[0] / wide, picture.extent[1] / tall
     right, bottom = min(picture.extent[0], box[2] * x), min(picture.extent[1], box[3] * y)
     return _resize(picture.image, spec.size, spec, (left * x, top * y, right, bottom))
+
+
+def _size_in_patches(spec: PreprocessSpec, width: int, height: int) -> tuple[int, int]:
+    """Height and width after resizing for `patches`: the largest scale at which whole patches are not too many.
+
+    It is found by halving, with the numbers of SigLIP 2's NaFlex (`get_image_size_for_max_num_patches` in
+    transformers), so that the very same size comes out.
+    """
+
+    def scaled(scale: float) -> tuple[int, int]:
+        rows, columns = spec.size
+        return max(1, ceil(height * scale / rows)), max(1, ceil(width * scale / columns))
+
+    least, most = 1e-6, 100.0
+    while most - least >= 1e-5:
+        scale = (least + most) / 2
+        down, across = scaled(scale)
+        if down * across <= spec.patches:
+            least = scale
+        else:
+            most = scale
+    down, across = scaled(least)
+    # An image that is more elongated than all patches in a row does not fit at any scale.
+    down, across = min(down, spec.patches), min(across, spec.patches)
+    return down * spec.size[0], across * spec.size[1]
+
+
+def _fit_patches(pixels: Pixels, spec: PreprocessSpec, full: tuple[int, int]) -> Pixels:
+    size = _size_in_patches(spec, *full)
+    if pixels.shape[:2] == size and full == (size[1], size[0]):
+        return pixels
+    picture = _picture(Image.fromarray(pixels), full)
+    return np.asarray(_resize(picture.image, size, spec, (0, 0, *picture.extent)))
+
+
+def _patches(images: Sequence[Pixels], spec: PreprocessSpec) -> npt.NDArray[np.float32]:
+    """Pictures as rows of patches, with where each of them is."""
+    rows, columns = spec.size
+    values = rows * columns * 3
+    batch = np.zeros((len(images), spec.patches, values + 2), np.float32)
+    batch[:, :, values:] = -1.0
+    for image, target in zip(images, batch, strict=True):
+        down, across = image.shape[0] // rows, image.shape[1] // columns
+        is_whole = image.shape == (down * rows, across * columns, 3) and image.dtype == np.uint8
+        if not is_whole or not 0 < down * across <= spec.patches:
+            found = f"{image.dtype} {list(image.shape)}"
+            raise ValueError(
+                f"expected uint8 of at most {spec.patches} patches of {rows} x {columns}, but got {found}"
+            )
+        source = image[:, :, ::-1] if spec.channel_order == "bgr" else image
+        normal = np.empty(image.shape, np.float32)
+        means, stds = np.tile(spec.mean, image.shape[1]), np.tile(spec.std, image.shape[1])
+        flat = (source.reshape(len(image), -1), normal.reshape(len(image), -1))
+        _normalise(flat[0], spec.scale, means, stds, flat[1])
+        apart = normal.reshape(down, rows, across, columns, 3).swapaxes(1, 2)
+        count = down * across
+        target[:count, :values] = apart.reshape(count, values)
+        target[:count, values] = np.repeat(np.arange(down), across)
+        target[:count, values + 1] = np.tile(np.arange(across), down)
+    return batch

@@ -180,7 +180,7 @@ def test_a_damaged_card_is_fetched_anew(server, tmp_path):
         assert load_model("hf:someone/colours").card.id == "colours@1.0"
 
 
-@pytest.mark.parametrize("name", ["../../evil", "/etc/passwd", "a\\\\b", "..", "sub/x"])
+@pytest.mark.parametrize("name", ["../../evil", "/etc/passwd", "a\\\\b", "..", "sub/../x"])
 def test_a_card_cannot_name_files_elsewhere(server, tmp_path, name):
     folder = make_colours(tmp_path / "colours")
     card = folder / "card.toml"

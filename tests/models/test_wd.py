@@ -126,7 +126,7 @@ def test_two_families_or_none_are_not_guessed(tmp_path):
     (folder / "selected_tags.csv").unlink()
     (folder / "top_tags.txt").unlink()
     with pytest.raises(
-        UsageError, match=r"not the files of a family \(joytag: .*; wd: .*models add"
+        UsageError, match=r"not the files of a family \(.*joytag: .*; wd: .*models add"
     ):
         load(folder)
 

@@ -162,6 +162,13 @@ def test_offers_say_what_is_installed():
         assert bool(found[library, "cpu"].precisions) == there
         assert there or f"annotary[{library}]" in found[library, "cpu"].reason
     assert not any(o.precisions for o in offers(None, has_torch=False))
+    assert not any(o.precisions for o in offers(None, has_torch=False, is_convertible=True))
+    found = {(o.library, o.device): o for o in offers(None, has_torch=True)}
+    assert found["openvino", "cpu"].reason == "there is no ONNX file of it"
+    found = {(o.library, o.device): o for o in offers(None, has_torch=True, is_convertible=True)}
+    both = all(importlib.util.find_spec(library) for library in ("openvino", "torch"))
+    assert bool(found["openvino", "cpu"].precisions) == both
+    assert both or "annotary[" in found["openvino", "cpu"].reason
     small = decide(
         RuntimeOptions(device="cpu"), offers("int8", has_torch=False, is_transformer=False)
     )

@@ -277,3 +277,85 @@ def test_nothing_is_sent_and_nothing_is_left_at_home(library, colours, tmp_path)
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip() == "[]"
+
+
+def test_further_inputs_go_by_their_names(library, tmp_path):
+    """Whatever their order in the file; what is not named gets the batch."""
+    onnx = pytest.importorskip("onnx")
+    make, kinds = onnx.helper, onnx.TensorProto
+    graph = make.make_graph(
+        [
+            make.make_node("Cast", ["mask"], ["kept"], to=kinds.FLOAT),
+            make.make_node("Cast", ["numbers"], ["floats"], to=kinds.FLOAT),
+            make.make_node("Mul", ["floats", "kept"], ["product"]),
+            make.make_node("ReduceSum", ["product", "axes"], ["sums"], keepdims=0),
+        ],
+        "two",
+        [
+            make.make_tensor_value_info("mask", kinds.INT64, ["n", "l"]),
+            make.make_tensor_value_info("numbers", kinds.INT64, ["n", "l"]),
+        ],
+        [make.make_tensor_value_info("sums", kinds.FLOAT, ["n"])],
+        [make.make_tensor("axes", kinds.INT64, [1], [1])],
+    )
+    model = make.make_model(graph, opset_imports=[make.make_opsetid("", 18)], ir_version=8)
+    onnx.save(model, tmp_path / "model.onnx")
+    session = open_onnx(tmp_path / "model.onnx", exact(library))
+    assert set(session.inputs) == {"mask", "numbers"}
+    numbers = np.array([[3, 4, 5], [1, 2, 9]], np.int64)
+    mask = np.array([[1, 1, 0], [0, 1, 1]], np.int64)
+    assert session.run(numbers, "sums", {"mask": mask}).tolist() == [7, 11]
+    with pytest.raises(ModelError, match="cannot run"):
+        session.run(numbers, "sums", {"mask": mask, "other": mask})
+    with pytest.raises(ModelError, match="cannot run"):
+        session.run(numbers, "sums")
+
+
+def test_torch_takes_one_input():
+    torch = pytest.importorskip("torch")
+    from annotary.runtime.torch_runtime import TorchSession
+
+    session = TorchSession(torch.nn.Identity(), ("same",), RuntimeOptions(precision="fp32"))
+    batch = np.ones((2, 3), np.float32)
+    assert session.run(batch, "same").tolist() == batch.tolist()
+    with pytest.raises(ModelError, match="has no input 'mask'"):
+        session.run(batch, "same", {"mask": batch})
+
+
+def test_a_network_of_torch_in_openvino():
+    """Any number of images, and every other axis as in the example."""
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("openvino")
+    from annotary.runtime import decide, offers
+    from annotary.runtime.openvino_runtime import OpenVinoSession, convert_torch
+
+    module = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 2), torch.nn.Flatten(), torch.nn.Linear(36, 5)
+    )
+    options = RuntimeOptions(runtime="openvino", precision="fp32")
+    decision = decide(options, offers(None, has_torch=True, is_convertible=True))
+    converted = convert_torch(module, torch.zeros(2, 3, 4, 4), "scores")
+    session = OpenVinoSession(Path("NAME"), options, decision, converted=converted)
+    assert session.outputs == ("scores",)
+    assert "taken from the weights for torch" in session.choice.reason
+    for count in (1, 2, 7):
+        batch = np.random.default_rng(count).random((count, 3, 4, 4), dtype=np.float32)
+        with torch.no_grad():
+            wanted = module(torch.from_numpy(batch)).numpy()
+        np.testing.assert_allclose(session.run(batch, "scores"), wanted, atol=1e-5)
+    with pytest.raises(ModelError, match="cannot run"):
+        session.run(np.zeros((1, 3, 5, 5), np.float32), "scores")
+
+
+def test_a_network_that_openvino_cannot_take_is_one_line():
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("openvino")
+    from annotary.runtime.openvino_runtime import convert_torch
+
+    class Breaks(torch.nn.Module):
+        def forward(self, images):
+            raise RuntimeError("it breaks\nin two lines")
+
+    with pytest.raises(ModelError, match="OpenVINO cannot take the network from torch") as caught:
+        convert_torch(Breaks(), torch.zeros(1, 3, 4, 4), "scores")
+    assert "\n" not in str(caught.value)

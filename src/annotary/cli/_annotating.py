@@ -20,8 +20,6 @@ from annotary.runtime import RuntimeOptions
 from annotary.sources import SourceOptions
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from annotary.models import Model
     from annotary.pipeline import ScoreWriter
     from annotary.records import Record

@@ -69,6 +69,7 @@ def _tell_runtime() -> None:
         "transformers in ONNX, int8": offers("int8", has_torch=False),
         "networks in ONNX, fp32": offers("fp32", has_torch=False),
         "networks in torch": offers(None, has_torch=True),
+        "image-text checkpoints": offers(None, has_torch=True, is_convertible=True),
     }
     for kind, found in kinds.items():
         able = [offer for offer in found if offer.precisions]

@@ -220,7 +220,7 @@ def add(
         _check_free(directory, has_table=has_table)
     weights = (network.path.name, *external_files(network.path))
     try:
-        check_file_name(network.path.name)
+        check_file_name(network.path.name, folders=0)
         card = Card(
             name=name,
             version=about.get("version") or "1.0",

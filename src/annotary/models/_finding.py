@@ -46,6 +46,7 @@ class Found:
             return fingerprint(self.directory, (TAGS_FILE, "model.onnx", *self.card.files))
         card = self.card
         how = repr((card.family, card.preprocess, card.activation, dict(card.thresholds)))
+        how += repr(card.similarity) if card.similarity is not None else ""
         return fingerprint(self.directory, self.card.files, extra=how)
 
     def check(self) -> None:
@@ -223,6 +224,8 @@ def _fetched(
             _check_has(wanted, listing, card.files)
         raise _unusable(wanted, listing, _lacking(card, names, options))
     _check_has(wanted, listing, needed)
+    if card is None:
+        _read_first(repository, listing, needed)
     if progress is None:
         _tell(_announced(wanted, card, listing, needed))
     expected = {
@@ -241,6 +244,18 @@ def _fetched(
     # Not before all is here: a commit that lacks something must not be what the name stands for.
     hub.note(repository, snapshot)
     return replace(found, is_fetched=True)
+
+
+def _read_first(repository: Repository, listing: Listing, needed: Collection[str]) -> None:
+    """Fetch what tells whether a repository is of the family that takes its names, before anything large.
+
+    Raises:
+        ModelError: It is of another kind.
+    """
+    family = registry.load("models", _family_of(tuple(listing.sizes), RuntimeOptions()))
+    first = dict.fromkeys((n for n in needed if n in getattr(family, "READ_FIRST", ())), "")
+    if first:
+        family.describe(hub.fetch(repository, listing, first).directory)
 
 
 def _check_has(wanted: Wanted, listing: Listing, needed: Collection[str]) -> None:
@@ -352,8 +367,12 @@ def _with_external(directory: Path, needed: Collection[str]) -> tuple[str, ...]:
     Raises:
         ModelError: They are in another folder.
     """
-    networks = [directory / name for name in needed if _is_network(name)]
-    external = [name for network in networks for name in external_files(network)]
+    external = [
+        name.rpartition("/")[0] + "/" * ("/" in name) + beside
+        for name in needed
+        if _is_network(name)
+        for beside in external_files(directory / name)
+    ]
     return tuple(dict.fromkeys((*needed, *external)))
 
 
@@ -433,6 +452,8 @@ def _asked(
     """Which of the files a family needs; None when it is not its model, or it cannot tell."""
     if not hasattr(family, "files"):
         return None
+    folders = getattr(family, "FOLDERS", ())
+    names = tuple(n for n in names if "/" not in n or n.partition("/")[0] in folders)
     chosen: tuple[str, ...] | None = family.files(names, options)
     return chosen
 
@@ -442,10 +463,17 @@ def _module_of(card: Card) -> str:
 
 
 def _names_in(directory: Path) -> tuple[str, ...]:
+    """The files of a directory, and `folder/file` for those of the folders that a family knows."""
+    folders = {name for module in _families().values() for name in getattr(module, "FOLDERS", ())}
     try:
-        return tuple(sorted(entry.name for entry in os.scandir(directory) if entry.is_file()))
+        names = [entry.name for entry in os.scandir(directory) if entry.is_file()]
+        for folder in folders:
+            if (directory / folder).is_dir():
+                inside = os.scandir(directory / folder)
+                names += [f"{folder}/{entry.name}" for entry in inside if entry.is_file()]
     except OSError as error:
         raise ModelError(f"cannot read {directory}: {error.strerror}") from error
+    return tuple(sorted(names))
 
 
 def _announced(wanted: Wanted, card: Card | None, listing: Listing, needed: Collection[str]) -> str:

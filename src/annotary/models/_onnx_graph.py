@@ -10,13 +10,15 @@ from __future__ import annotations
 import mmap
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+import struct
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
 from annotary.cards import Card, check_file_name
 from annotary.errors import ModelError
+from annotary.models._protobuf import fields as _fields
 
 # Numbers of fields in onnx.proto.
 _MODEL_GRAPH = 7
@@ -29,6 +31,7 @@ _TENSOR_ELEMENT, _TENSOR_SHAPE = 1, 2
 _SHAPE_DIMENSION, _DIMENSION_VALUE = 1, 1
 _FLOAT = 1
 _TENSOR_EXTERNAL, _TENSOR_PLACE = 13, 14
+_TENSOR_KIND, _TENSOR_FLOATS, _TENSOR_RAW = 2, 4, 9
 _ENTRY_KEY, _ENTRY_VALUE = 1, 2
 
 _HOLDERS: Mapping[str, Mapping[int, str]] = {
@@ -119,12 +122,51 @@ def external_files(path: Path) -> tuple[str, ...]:
         return ()  # missing or damaged: opening it tells
     for name in found:
         try:
-            check_file_name(name)
+            check_file_name(name, folders=0)
         except ValueError as error:
             raise ModelError(
                 f"{path} has weights in {name!r}; they must be in files directly beside it"
             ) from error
     return found
+
+
+def scalar_weights(path: Path, endings: Collection[str]) -> dict[str, float]:
+    """Weights of a file that are single numbers of float32, by what their names end with.
+
+    Args:
+        path: The file.
+        endings: What is looked for; a name is taken as a whole, or after a dot.
+
+    Raises:
+        ModelError: It is missing or no ONNX file.
+    """
+    found: dict[str, float] = {}
+    try:
+        with path.open("rb") as file:
+            held = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+            for tensor in _inside(held, _MODEL_GRAPH, _GRAPH_INITIALIZER):
+                ending = _text(tensor, _TENSOR_NAME).rpartition(".")[2]
+                value = _number_in(tensor) if ending in endings else None
+                if value is not None:
+                    found[ending] = value
+    except OSError as error:
+        raise ModelError(f"cannot read {path}: {error.strerror or error}") from error
+    except (ValueError, IndexError, struct.error) as error:
+        raise ModelError(f"{path} is no ONNX file, or is damaged: {error}") from error
+    return found
+
+
+def _number_in(tensor: _Bytes) -> float | None:
+    """The only value of a tensor of float32."""
+    values = [
+        bytes(value)
+        for number, value in _fields(tensor)
+        if number in (_TENSOR_FLOATS, _TENSOR_RAW)
+        and not isinstance(value, int)
+        and len(value) == 4
+    ]
+    kinds = [value for number, value in _fields(tensor) if number == _TENSOR_KIND]
+    return float(struct.unpack("<f", values[0])[0]) if values and kinds == [_FLOAT] else None
 
 
 def check_input(path: Path, card: Card) -> None:
@@ -286,42 +328,6 @@ def _text(held: _Bytes, number: int) -> str:
         if found == number and not isinstance(value, int):
             return str(value, "utf-8")
     return ""
-
-
-def _fields(held: _Bytes) -> Iterator[tuple[int, _Bytes | int]]:
-    """The fields of a message: number, and bytes, or the number of a variable-length integer."""
-    at, end = 0, len(held)
-    while at < end:
-        key, at = _varint(held, at)
-        kind = key & 7
-        if kind == 0:
-            value, at = _varint(held, at)
-            yield key >> 3, value
-            continue
-        if kind == 2:
-            size, at = _varint(held, at)
-        elif kind in (1, 5):
-            size = 8 if kind == 1 else 4
-        else:
-            raise ValueError(f"it has a field of kind {kind}")
-        if at + size > end:
-            raise ValueError("it ends too early")
-        if kind == 2:
-            yield key >> 3, held[at : at + size]
-        at += size
-
-
-def _varint(held: _Bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = held[at]
-        at += 1
-        value |= (byte & 127) << shift
-        if byte < 128:
-            return value, at
-        shift += 7
-        if shift > 63:
-            raise ValueError("it has a number of more than 64 bits")
 
 
 def _field(number: int, content: bytes) -> bytes:

@@ -79,14 +79,23 @@ def describe(directory: Path) -> Card:
 
 def load(card: Card, directory: Path, options: RuntimeOptions) -> OnnxTagger:
     """The tagger of a model directory."""
+    session, vocabulary = open_parts(card, directory, options)
+    return OnnxTagger(card, vocabulary, session)
+
+
+def open_parts(card: Card, directory: Path, options: RuntimeOptions) -> tuple[Session, Vocabulary]:
+    """The network and the tags of a model directory.
+
+    Raises:
+        ModelError: They do not fit the card.
+    """
     path = directory / network_file(card)
     session = open_onnx(path, options, name=card.name)
     check_input(path, card)
     try:
-        vocabulary = read_vocabulary(directory).with_thresholds(card.thresholds)
+        return session, read_vocabulary(directory).with_thresholds(card.thresholds)
     except ValueError as error:
         raise ModelError(f"{card.id}: {error}") from error
-    return OnnxTagger(card, vocabulary, session)
 
 
 def network_file(card: Card) -> str:

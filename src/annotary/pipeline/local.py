@@ -24,9 +24,9 @@ import numpy as np
 import numpy.typing as npt
 
 from annotary import images, preprocess
-from annotary.cards import PreprocessSpec
+from annotary.cards import Alpha, PreprocessSpec
 from annotary.errors import ImageError
-from annotary.images import DecodeOptions
+from annotary.images import Decoded, DecodeOptions
 from annotary.records import Annotation, Failure, Item, Record
 from annotary.runtime import available_cores
 from annotary.sources import Reader
@@ -157,6 +157,7 @@ class _Executor:
         self._needed = preprocess.needed_by_all(*self._specs)
         self._reader = reader
         self._decode_options = decode_options
+        self._alphas = tuple({decode_options.alpha_of(spec.alpha): None for spec in self._specs})
         cores = options.decoders or available_cores()
         streams = max(task.streams for task in tasks)
         self._batch_size = options.batch_size or max(task.batch_size for task in tasks)
@@ -212,7 +213,8 @@ class _Executor:
         try:
             if item.pixels is not None:
                 height, width = item.pixels.shape[:2]
-                return self._fit(item, item.pixels, width, height, self._digest(item.pixels))
+                pixels = dict.fromkeys(self._alphas, item.pixels)
+                return self._fit(item, pixels, width, height, self._digest(item.pixels))
             return self._decode(item, self._reader.read(item))
         except (ImageError, MemoryError) as error:
             return item, _failure(item, error)
@@ -226,11 +228,18 @@ class _Executor:
             return item, _failure(item, error)
 
     def _decode(self, item: Item, data: bytes) -> _Prepared:
-        decoded = images.decode(data, at_least=self._needed, options=self._decode_options)
+        decoded = self._decoded(data, self._alphas[0])
+        pixels = dict.fromkeys(self._alphas, decoded.pixels)
+        if decoded.is_transparent:  # else it is the same for all
+            pixels |= {alpha: self._decoded(data, alpha).pixels for alpha in self._alphas[1:]}
         digest = self._digest(data)
         if self._keeps_bytes:
             item = replace(item, path=None, url=None, data=data)
-        return self._fit(item, decoded.pixels, decoded.width, decoded.height, digest)
+        return self._fit(item, pixels, decoded.width, decoded.height, digest)
+
+    def _decoded(self, data: bytes, alpha: Alpha) -> Decoded:
+        options = self._decode_options
+        return images.decode(data, at_least=self._needed, options=options, alpha=alpha)
 
     def _digest(self, data: bytes | Pixels) -> str:
         if not self._keeps_digest:
@@ -239,8 +248,13 @@ class _Executor:
             data = repr(data.shape).encode() + np.ascontiguousarray(data).tobytes()
         return hashlib.sha256(data).hexdigest()
 
-    def _fit(self, item: Item, pixels: Pixels, width: int, height: int, digest: str) -> _Prepared:
-        inputs = {spec: preprocess.fit(pixels, spec, (width, height)) for spec in self._specs}
+    def _fit(
+        self, item: Item, pixels: Mapping[Alpha, Pixels], width: int, height: int, digest: str
+    ) -> _Prepared:
+        alpha_of, full = self._decode_options.alpha_of, (width, height)
+        inputs = {
+            spec: preprocess.fit(pixels[alpha_of(spec.alpha)], spec, full) for spec in self._specs
+        }
         return _Prepared(item, width, height, inputs, digest)
 
     def _collect(self) -> None:

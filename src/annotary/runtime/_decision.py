@@ -169,6 +169,7 @@ def offers(
     has_torch: bool,
     is_transformer: bool = True,
     is_elsewhere: bool = False,
+    is_convertible: bool = False,
 ) -> list[Offer]:
     """What the libraries that are installed can do for a model.
 
@@ -177,10 +178,17 @@ def offers(
         has_torch: Whether it has weights for torch.
         is_transformer: Whether the file's network has attention or the norms of transformers.
         is_elsewhere: Whether the file has weights in other files, and they are links.
+        is_convertible: Whether OpenVINO can take the network from torch, where there is no ONNX file.
     """
+    if onnx_precision is None and has_torch and is_convertible:
+        openvino = _openvino_from_torch()
+    else:
+        openvino = _openvino(
+            onnx_precision, is_transformer=is_transformer, is_elsewhere=is_elsewhere
+        )
     return [
         *_onnx_runtime(onnx_precision),
-        _openvino(onnx_precision, is_transformer=is_transformer, is_elsewhere=is_elsewhere),
+        openvino,
         *_torch(has_torch),
     ]
 
@@ -225,6 +233,19 @@ def _openvino(onnx_precision: str | None, *, is_transformer: bool, is_elsewhere:
     if onnx_precision == "int8":
         # Convolutions in integers are as fast in ONNX Runtime, which starts half a second earlier.
         return Offer("openvino", "cpu", ("int8",), "what the file computes in", not is_transformer)
+    return _openvino_in_floats()
+
+
+def _openvino_from_torch() -> Offer:
+    for library, extra in (("torch", "torch"), ("openvino", "openvino")):
+        if installed(library) is None:
+            title = {"torch": "torch", "openvino": "OpenVINO"}[library]
+            why = f"{title} is not installed: pip install 'annotary[{extra}]'"
+            return Offer("openvino", "cpu", (), why)
+    return _openvino_in_floats()
+
+
+def _openvino_in_floats() -> Offer:
     halves: list[Precision] = [p for p in ("bf16", "fp16") if p in processor_features()]
     if "bf16" in halves:
         return Offer("openvino", "cpu", (*halves, "fp32"), "this processor computes in bf16")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
 
+Inputs: TypeAlias = Mapping[str, npt.NDArray[np.generic]]
 Device: TypeAlias = Literal["cpu", "cuda"]
 Library: TypeAlias = Literal["onnxruntime", "openvino", "torch"]
 Precision: TypeAlias = Literal["fp32", "bf16", "fp16", "int8"]
@@ -72,18 +74,27 @@ class Session(Protocol):
 
     Attributes:
         fixed_batch: How many images it takes at once, where that is fixed; `run` cuts and fills other batches.
+        inputs: Names of its inputs.
         outputs: Names of its outputs.
     """
 
     fixed_batch: int | None
+    inputs: tuple[str, ...]
     outputs: tuple[str, ...]
 
     @property
     def choice(self) -> Choice:
         """What it runs on, and why."""
 
-    def run(self, batch: npt.NDArray[np.generic], output: str) -> npt.NDArray[np.float32]:
+    def run(
+        self, batch: npt.NDArray[np.generic], output: str, beside: Inputs | None = None
+    ) -> npt.NDArray[np.float32]:
         """One output for a batch. Safe to call from several threads.
+
+        Args:
+            batch: What goes into the first input that is not named in `beside`.
+            output: Its name.
+            beside: What goes into further inputs, by name, with as many rows as the batch.
 
         Raises:
             ModelError: The batch does not fit the network.
@@ -103,6 +114,27 @@ def in_fixed(batch: npt.NDArray[np.generic], fixed: int | None) -> list[npt.NDAr
     if lacking := fixed - len(parts[-1]):
         parts[-1] = np.concatenate([parts[-1], np.repeat(parts[-1][-1:], lacking, axis=0)])
     return parts
+
+
+def first_input(names: Sequence[str], beside: Inputs | None) -> str:
+    """The first input that is not among the named ones."""
+    return next((name for name in names if not beside or name not in beside), names[0])
+
+
+def in_fixed_parts(
+    batch: npt.NDArray[np.generic], first: str, beside: Inputs | None, fixed: int | None
+) -> list[dict[str, npt.NDArray[np.generic]]]:
+    """All inputs of a network by name, as the parts that it takes.
+
+    Args:
+        batch: What goes into the input `first`.
+        first: Its name.
+        beside: What goes into others.
+        fixed: As for `in_fixed`.
+    """
+    every = {first: batch, **(beside or {})}
+    cut = [[(name, part) for part in in_fixed(rows, fixed)] for name, rows in every.items()]
+    return [dict(parts) for parts in zip(*cut, strict=True)]
 
 
 LARGE_SIDE = 384

@@ -13,7 +13,14 @@ import numpy.typing as npt
 
 from annotary.errors import ModelError, UsageError
 from annotary.runtime._decision import Decision, decide, offers
-from annotary.runtime._options import Choice, RuntimeOptions, best_batch, in_fixed
+from annotary.runtime._options import (
+    Choice,
+    Inputs,
+    RuntimeOptions,
+    best_batch,
+    first_input,
+    in_fixed_parts,
+)
 from annotary.runtime._processor import available_cores, precision_of
 
 
@@ -69,20 +76,28 @@ class OnnxSession:
         shape = tuple(axis if isinstance(axis, int) else None for axis in entry.shape)
         made = _made_true(wanted, self._session.get_providers(), options)
         self.choice = replace(made, batch_size=best_batch(made.device, shape))
-        self._input = entry.name
+        self.inputs: tuple[str, ...] = tuple(entry.name for entry in entries)
         self.fixed_batch: int | None = (shape[0] or None) if shape else None
         self.outputs: tuple[str, ...] = tuple(o.name for o in self._session.get_outputs())
 
-    def run(self, batch: npt.NDArray[np.generic], output: str) -> npt.NDArray[np.float32]:
+    def run(
+        self, batch: npt.NDArray[np.generic], output: str, beside: Inputs | None = None
+    ) -> npt.NDArray[np.float32]:
         """One output for a batch; a network that takes a fixed number of images gets so many at a time.
+
+        Args:
+            batch: What goes into the first input that is not named in `beside`.
+            output: Its name.
+            beside: What goes into further inputs, by name.
 
         Raises:
             ModelError: The batch does not fit the network.
         """
+        first = first_input(self.inputs, beside)
         try:
             results = [
-                self._session.run([output], {self._input: part})[0]
-                for part in in_fixed(batch, self.fixed_batch)
+                self._session.run([output], part)[0]
+                for part in in_fixed_parts(batch, first, beside, self.fixed_batch)
             ]
         except _errors() as error:
             told = _first_line(error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,14 @@ import numpy.typing as npt
 
 from annotary.errors import MissingExtra, ModelError
 from annotary.runtime._decision import Decision, decide, offers
-from annotary.runtime._options import Choice, RuntimeOptions, best_batch, in_fixed
+from annotary.runtime._options import (
+    Choice,
+    Inputs,
+    RuntimeOptions,
+    best_batch,
+    first_input,
+    in_fixed_parts,
+)
 from annotary.runtime._processor import available_cores, precision_of, processor_features
 
 MOST_STREAMS = 8
@@ -30,6 +38,7 @@ class OpenVinoSession:
         options: How it runs.
         decision: What was decided of it; decided here, for OpenVINO alone, when nothing is given.
         origin: The file that messages name, where `path` is a copy of it that will go.
+        converted: A network of `convert_torch` in place of the file; `path` is then for messages alone.
 
     Raises:
         MissingExtra: OpenVINO is not installed.
@@ -44,10 +53,11 @@ class OpenVinoSession:
         decision: Decision | None = None,
         *,
         origin: Path | None = None,
+        converted: Any = None,
     ) -> None:
         openvino = _library()
         self._path = origin or path
-        if not path.is_file():
+        if converted is None and not path.is_file():
             raise ModelError(f"{path} is missing")
         if decision is None:
             own = replace(options, runtime="openvino")
@@ -55,50 +65,102 @@ class OpenVinoSession:
         choice = _choice(openvino, options, decision)
         try:
             core = openvino.Core()
-            model = core.read_model(path)
+            model = core.read_model(path) if converted is None else converted
             shape = tuple(
                 axis.get_length() if axis.is_static else None
                 for axis in model.input(0).partial_shape
             )
             self._compiled = core.compile_model(model, "CPU", _settings(choice))
             # The first call of this makes a table in a way that waits for ever when two threads are in it.
-            self._numbers = self._compiled.input(0).get_element_type().to_dtype()
+            self._numbers = {
+                _name(port): port.get_element_type().to_dtype() for port in self._compiled.inputs
+            }
         except (RuntimeError, TypeError, ValueError) as error:
             raise ModelError(f"OpenVINO cannot load {self._path}: {_reason(error)}") from error
+        if converted is not None:
+            choice = replace(choice, reason=f"{choice.reason}; taken from the weights for torch")
         self.choice = replace(choice, batch_size=best_batch("cpu", shape))
         self.fixed_batch: int | None = (shape[0] or None) if shape else None
+        self.inputs: tuple[str, ...] = tuple(self._numbers)
         self._ports = {_name(port): port for port in self._compiled.outputs}
         self.outputs: tuple[str, ...] = tuple(self._ports)
         self._idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
         for _ in range(choice.streams):
             self._idle.put(self._compiled.create_infer_request())
 
-    def run(self, batch: npt.NDArray[np.generic], output: str) -> npt.NDArray[np.float32]:
+    def run(
+        self, batch: npt.NDArray[np.generic], output: str, beside: Inputs | None = None
+    ) -> npt.NDArray[np.float32]:
         """One output for a batch; a network that takes a fixed number of images gets so many at a time.
+
+        Args:
+            batch: What goes into the first input that is not named in `beside`.
+            output: Its name.
+            beside: What goes into further inputs, by name.
 
         Raises:
             ModelError: The batch does not fit the network.
         """
         if output not in self.outputs:
             raise ModelError(f"{self._path} has no output {output!r}")
-        if batch.dtype != self._numbers:  # it would be converted without a word
-            raise ModelError(
-                f"OpenVINO cannot run {self._path}: it takes {self._numbers}, but got {batch.dtype}"
-            )
+        first = first_input(self.inputs, beside)
+        for name, rows in {first: batch, **(beside or {})}.items():
+            takes = self._numbers.get(name)
+            if rows.dtype != takes:  # it would be converted without a word
+                raise ModelError(
+                    f"OpenVINO cannot run {self._path}: it takes {takes}, but got {rows.dtype}"
+                )
         request = self._idle.get()
         try:
             results = []
-            for part in in_fixed(batch, self.fixed_batch):
-                request.infer([np.ascontiguousarray(part)], share_inputs=True)
+            for part in in_fixed_parts(batch, first, beside, self.fixed_batch):
+                rows_in_order = [np.ascontiguousarray(part[name]) for name in self.inputs]
+                request.infer(rows_in_order, share_inputs=True)
                 # The request's own memory is written again by the next one.
                 results.append(
                     np.array(request.get_tensor(self._ports[output]).data, dtype=np.float32)
                 )
-        except (RuntimeError, TypeError, ValueError) as error:
+        except (RuntimeError, TypeError, ValueError, KeyError) as error:
             raise ModelError(f"OpenVINO cannot run {self._path}: {_reason(error)}") from error
         finally:
             self._idle.put(request)
         return np.concatenate(results)[: len(batch)]
+
+
+def convert_torch(module: Any, example: Any, output: str) -> Any:
+    """A network of torch as one of OpenVINO, for a session.
+
+    Args:
+        module: Takes one tensor and gives one; it must not look at the values in it.
+        example: A tensor that it takes; the number of images is left open, the other axes are fixed.
+        output: What the output is to be called.
+
+    Raises:
+        MissingExtra: OpenVINO is not installed.
+        ModelError: OpenVINO cannot take it; the message says why.
+    """
+    import torch
+
+    openvino = _library()
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # one operation that nothing else knows
+    try:
+        with warnings.catch_warnings(), torch.inference_mode():
+            warnings.simplefilter(
+                "ignore"
+            )  # tracing warns of every axis that is fixed, as it should be
+            trace: Any = torch.jit.trace
+            traced = trace(module.eval(), example, check_trace=False)
+            model = openvino.convert_model(traced)
+        model.reshape({0: openvino.PartialShape([-1, *example.shape[1:]])})
+        model.outputs[0].get_tensor().set_names({output})
+    except Exception as error:  # whatever its parts raise
+        raise ModelError(
+            f"OpenVINO cannot take the network from torch: {_reason(error)}"
+        ) from error
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+    return model
 
 
 def _choice(openvino: Any, options: RuntimeOptions, decision: Decision) -> Choice:
@@ -118,7 +180,7 @@ def _name(port: Any) -> str:
     """What the file calls an output. Values that are the same share their names here, so it may have several."""
     own: str = port.get_node().get_friendly_name().rsplit("/sink_port", 1)[0]
     names = port.get_names()
-    return own if own in names else min(names)
+    return own if own in names or not names else min(names)
 
 
 def streams_of(cores: int) -> int:

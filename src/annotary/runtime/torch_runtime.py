@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from annotary.errors import MissingExtra, ModelError
 from annotary.runtime._decision import decide, offers
-from annotary.runtime._options import Choice, RuntimeOptions, best_batch
+from annotary.runtime._options import Choice, Inputs, RuntimeOptions, best_batch
 from annotary.runtime._processor import available_cores
 
 if TYPE_CHECKING:
@@ -31,7 +31,8 @@ class TorchSession:
 
     Args:
         module: The network: it takes images and gives one tensor, or a tuple of tensors and None. It is moved to where
-            it runs.
+            it runs. With an attribute `casts_itself` that is true it gets floats as they are, else in what it
+            computes in.
         output_names: The names of what it gives, in its order.
         options: How it runs.
         image_shape: Axes of one image, for the size of batches.
@@ -42,6 +43,7 @@ class TorchSession:
     """
 
     fixed_batch: int | None = None
+    inputs: tuple[str, ...] = ("images",)
 
     def __init__(
         self,
@@ -57,17 +59,23 @@ class TorchSession:
         batch = best_batch(decision.device, (None, *image_shape))
         self.choice = replace(self.choice, batch_size=batch)
         self._numbers = _numbers(torch)[decision.precision]
+        # Of numbers that are no pixels a half would lose some.
+        self._casts_itself = bool(getattr(module, "casts_itself", False))
         # Where pixels lie channels last, convolutions need no reordering.
         network: Any = module.eval().to(decision.device, self._numbers)
         self._module = network.to(memory_format=torch.channels_last)
 
-    def run(self, batch: npt.NDArray[np.generic], output: str) -> npt.NDArray[np.float32]:
+    def run(
+        self, batch: npt.NDArray[np.generic], output: str, beside: Inputs | None = None
+    ) -> npt.NDArray[np.float32]:
         """One output for a batch.
 
         Raises:
-            ModelError: The batch does not fit the network, or it has no such output.
+            ModelError: The batch does not fit the network, which has one input, or it has no such output.
         """
         torch = _library()
+        if beside:
+            raise ModelError(f"the network has no input {next(iter(beside))!r}")
         if output not in self.outputs:
             raise ModelError(f"the network has no output {output!r}")
         with self._threads(torch), torch.inference_mode():
@@ -85,7 +93,7 @@ class TorchSession:
         """All outputs for images that are where the network runs, in what it computes in."""
         torch = _library()
         with torch.inference_mode():
-            if images.is_floating_point():
+            if images.is_floating_point() and not self._casts_itself:
                 images = images.to(self._numbers)
             if images.ndim == 4:
                 images = images.contiguous(memory_format=torch.channels_last)

@@ -1,7 +1,7 @@
 """Policies: from the scores of labels or tags to a decision for each image, allow, review or block, with reasons.
 
-A policy is a list of rules. A rule looks at the score of one label, or at conditions on several, and asks for an action;
-the strictest action that any rule asks for is taken. A score that an image does not have meets no rule.
+A policy is a list of rules. A rule looks at the score of one label, or at conditions on several, and asks for an
+action; the strictest action that any rule asks for is taken. A score that an image does not have meets no rule.
 """
 
 from __future__ import annotations
@@ -17,10 +17,13 @@ from typing import Any, Literal, TypeAlias, get_args
 
 from annotary.errors import UsageError
 from annotary.records import Action, Decision, Reason
-from annotary.tasks.label_sets import DEFAULT_TEMPLATE, LabelSet, filled, ontology_classes
+from annotary.tasks.label_sets import LabelSet
 
 _ACTIONS: tuple[Action, ...] = get_args(Action)
 """From the mildest to the strictest."""
+
+_STRICT: tuple[Action, ...] = ("block", "review")
+"""What rules may ask for, the strictest first."""
 
 _DEEPEST = 16
 """Conditions within conditions; nobody reads more."""
@@ -28,7 +31,9 @@ _DEEPEST = 16
 _TEXT = re.compile(r"\s*(.*\S)\s*>=\s*(\S+)\s*", re.DOTALL)
 
 _KEYS = frozenset({"labels", "background", "none_label", "template", "rules", "default", "about"})
-_RULE_KEYS = frozenset({"name", "label", "tag", "block", "review", "all", "any", "action", "unless"})
+_RULE_KEYS = frozenset(
+    {"name", "label", "tag", "block", "review", "all", "any", "action", "unless"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +101,7 @@ class Policy:
         self.default: Action = default
         self.labels = labels
         if labels is not None:
-            self._check(labels.names, "the policy has labels of its own")
+            self._check(labels.names, "none of the policy's own labels")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -113,7 +118,7 @@ class Policy:
             UsageError: A rule looks at something else and could never be met.
         """
         try:
-            self._check(names, "it has no score")
+            self._check(names, "nothing that images get a score for")
         except ValueError as error:
             raise UsageError(f"the policy cannot be used here: {error}") from error
 
@@ -136,7 +141,8 @@ class Policy:
                 if _holds(condition, scores):
                     strictest = max(strictest, _ACTIONS.index(action))
                     for part in _held(condition, scores):
-                        met[Reason(part.name, scores[part.name], part.at_least, action)] = None
+                        reason = Reason(part.name, float(scores[part.name]), part.at_least, action)
+                        met[reason] = None
                     break
         # Sorting keeps the order of the rules among equals, so that a decision is always the same.
         reasons = sorted(met, key=lambda one: (-_ACTIONS.index(one.action), -one.score))
@@ -150,14 +156,14 @@ class Policy:
             "default": self.default,
         }
 
-    def _check(self, names: Collection[str], why: str) -> None:
+    def _check(self, names: Collection[str], otherwise: str) -> None:
         known = set(names)
         for rule in self.rules:
             for name in _names_of(rule):
                 if name not in known:
                     close = difflib.get_close_matches(name, known, n=1)
                     hint = f"; did you mean {close[0]!r}?" if close else ""
-                    raise ValueError(f"{rule.name} looks at {name!r}, but {why}{_but(why)}{hint}")
+                    raise ValueError(f"{rule.name} looks at {name!r}, which is {otherwise}{hint}")
 
 
 def read_policy(path: Path) -> Policy:
@@ -184,7 +190,7 @@ def policy_of(value: Any) -> Policy:
     """The policy of Python values, as a file holds them.
 
     Args:
-        value: `rules` and, where they are told, `default`, `labels`, `background`, `none_label`, `template` and `about`.
+        value: `rules` and, where they are told, `default`, `labels`, `background`, `none_label`, `template`, `about`.
 
     Raises:
         ValueError: A value is out of range or unknown; the message names the rule.
@@ -212,22 +218,14 @@ def _labels(value: Mapping[str, Any]) -> LabelSet | None:
             raise ValueError(f"{sorted(beside)[0]} is for a policy with labels")
         return None
     background = value.get("background", ())
-    background = [background] if isinstance(background, str) else background
-    template = value.get("template")
     try:
-        if isinstance(told, Mapping):
-            return LabelSet(
-                filled(ontology_classes(told), (template or "{}",)),
-                tuple(background),
-                value.get("none_label"),
-            )
-        if not isinstance(told, list):
+        if not isinstance(told, Mapping | list):
             raise TypeError("they must be a list of words, or a table of labels and prompts")
         return LabelSet.of(
             told,
-            template or DEFAULT_TEMPLATE,
+            value.get("template"),
             none_label=value.get("none_label"),
-            background=background,
+            background=[background] if isinstance(background, str) else background,
         )
     except (UsageError, ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"labels: {error}") from error
@@ -262,18 +260,14 @@ def _single(value: Mapping[str, Any]) -> tuple[tuple[Condition, Action], ...]:
     if "action" in value:
         raise ValueError("action is for all and any; say block: 0.8 or review: 0.4")
     subject = _subject(value)
-    asks: list[tuple[Condition, Action]] = []
-    for action in reversed(_ACTIONS[1:]):
-        if action in value:
-            asks.append((Score(subject, _share(action, value[action])), action))
-    if not asks:
+    told = [(action, _share(action, value[action])) for action in _STRICT if action in value]
+    if not told:
         raise ValueError("it needs block or review, the score from which on it holds")
-    least = [condition.at_least for condition, _ in asks if isinstance(condition, Score)]
-    if len(least) == 2 and least[1] >= least[0]:
+    if len(told) == 2 and told[1][1] >= told[0][1]:
         raise ValueError(
-            f"review must be below block, but {least[1]:g} is not below {least[0]:g}"
+            f"review must be below block, but {told[1][1]:g} is not below {told[0][1]:g}"
         )
-    return tuple(asks)
+    return tuple((Score(subject, least), action) for action, least in told)
 
 
 def _combined(value: Mapping[str, Any], kind: str) -> tuple[tuple[Condition, Action], ...]:
@@ -281,8 +275,8 @@ def _combined(value: Mapping[str, Any], kind: str) -> tuple[tuple[Condition, Act
     if {"block", "review"} & set(value):
         raise ValueError(f"{kind} has scores of its own; say action: block or action: review")
     action = value.get("action")
-    if action not in _ACTIONS[1:]:
-        raise ValueError(f"action must be one of {', '.join(_ACTIONS[1:])}, but got {action!r}")
+    if action not in _STRICT:
+        raise ValueError(f"action must be one of {', '.join(_STRICT)}, but got {action!r}")
     return ((_condition({kind: value[kind]}, 1), action),)
 
 
@@ -338,10 +332,6 @@ def _check_keys(what: str, value: Mapping[str, Any], known: Collection[str]) -> 
         close = difflib.get_close_matches(str(unknown[0]), known, n=1)
         hint = f"; did you mean {close[0]}?" if close else f"; known: {', '.join(sorted(known))}"
         raise ValueError(f"{what} has an unknown key {unknown[0]!r}{hint}")
-
-
-def _but(why: str) -> str:
-    return " and lacks that one" if why.startswith("the policy") else ""
 
 
 def _names_of(rule: Rule) -> Iterator[str]:
