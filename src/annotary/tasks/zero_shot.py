@@ -224,11 +224,11 @@ class ZeroShot:
             border = np.partition(scores[kept], len(kept) - most)[len(kept) - most]
             kept = kept[scores[kept] >= border]
         kept = kept[np.argsort(-scores[kept], kind="stable")][:most]
-        labels = [Label(names[int(i)], float(scores[i])) for i in kept]
+        labels = [Label(names[int(i)], _written(scores[i])) for i in kept]
         name = self._labels.none_label
         if name is not None and none >= self._none_threshold:
             place = sum(label.score >= none for label in labels)
-            labels.insert(place, Label(name, min(1.0, max(0.0, none))))
+            labels.insert(place, Label(name, _written(min(1.0, max(0.0, none)))))
         return tuple(labels[:most])
 
     def _background_prompts(self) -> tuple[str, ...]:
@@ -313,6 +313,11 @@ def _digest(values: Iterable[Any]) -> str:
     for value in values:
         digest.update(json.dumps(value).encode() + b"\n")
     return digest.hexdigest()[:16]
+
+
+def _written(score: float) -> float:
+    """A score in six digits: more is noise of float32. Small ones stay apart from 0, as those of SigLIP are small."""
+    return float(f"{score:.6g}")
 
 
 def _softmax(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
