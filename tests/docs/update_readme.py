@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,10 @@ def main() -> None:
     command = [sys.executable, "-m", "annotary", "tag", "examples"]
     text = _replaced(text, "annotary tag examples", _output(command))
     text = _replaced(text, "the Python above", _output([sys.executable, "-c", code]))
+    for line in re.findall(r"^annotary ((?:classify|search) .*)$", text, re.M)[:2]:
+        name, *arguments = shlex.split(line)
+        command = [sys.executable, "-m", "annotary", name, *arguments]
+        text = _replaced(text, f"annotary {name}", _output(command))
     README.write_text(text, encoding="utf-8", newline="\n")
 
 
