@@ -1,0 +1,127 @@
+"""Contact sheets: a picture with the most typical images of each cluster under its name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFont
+
+from annotary import images
+from annotary.errors import ImageError, UsageError
+from annotary.images import DecodeOptions
+
+Pixels = npt.NDArray[np.uint8]
+
+SUFFIXES = (".jpg", ".jpeg", ".png")
+
+MOST_SIDE = 65_000
+"""Pixels of the longer side; JPEG holds 65,535."""
+
+_GAP = 6
+_MARGIN = 12
+_HEADING = 22
+_BACKGROUND, _INK, _PALE, _MISSING = "white", "black", (110, 110, 110), (200, 200, 200)
+
+# Fonts that have letters of more scripts than the one in Pillow, as systems name them.
+_WIDE_FONTS = (
+    *("NotoSansCJK-Regular.ttc", "NotoSansSC-Regular.otf", "wqy-microhei.ttc", "msyh.ttc"),
+    *("PingFang.ttc", "Arial Unicode.ttf", "DroidSansFallbackFull.ttf", "DejaVuSans.ttf"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A part of a sheet.
+
+    Attributes:
+        title: The heading.
+        detail: Stands beside it, paler.
+        pictures: uint8[h, w, 3], RGB, each at most as large as a cell; None for one that cannot be shown.
+    """
+
+    title: str
+    detail: str
+    pictures: Sequence[Pixels | None]
+
+
+def contact_sheet(sections: Sequence[Section], *, side: int = 128, columns: int = 8) -> Image.Image:
+    """A picture of sections one below the other, each a heading and rows of square cells.
+
+    A picture that cannot be shown is a grey cell.
+
+    Args:
+        sections: From above.
+        side: Of a cell, pixels.
+        columns: Cells beside each other.
+
+    Raises:
+        UsageError: It would be higher than a picture can be.
+    """
+    heights = [_HEADING + _GAP + _rows(section, columns) * (side + _GAP) for section in sections]
+    width = 2 * _MARGIN + columns * (side + _GAP) - _GAP
+    height = 2 * _MARGIN + sum(heights)
+    if max(height, width) > MOST_SIDE:
+        raise UsageError(
+            f"{len(sections):,} clusters make a picture of {height:,} pixels, which is too high;"
+            " give a folder instead, for a picture of each"
+        )
+    sheet = Image.new("RGB", (width, height), _BACKGROUND)
+    draw = ImageDraw.Draw(sheet)
+    top = _MARGIN
+    for section, taken in zip(sections, heights, strict=True):
+        _write(draw, (_MARGIN, top), section, width - 2 * _MARGIN)
+        for place, picture in enumerate(section.pictures):
+            row, column = divmod(place, columns)
+            x = _MARGIN + column * (side + _GAP)
+            y = top + _HEADING + _GAP + row * (side + _GAP)
+            if picture is None:
+                draw.rectangle((x, y, x + side - 1, y + side - 1), fill=_MISSING)
+            else:
+                shown = Image.fromarray(picture)
+                at = (x + (side - shown.width) // 2, y + (side - shown.height) // 2)
+                sheet.paste(shown, at)
+        top += taken
+    return sheet
+
+
+def thumbnail(data: bytes, side: int = 128, options: DecodeOptions | None = None) -> Pixels | None:
+    """An encoded image fitted into a square cell, upright, uint8[h, w, 3]; None when it cannot be read."""
+    try:
+        decoded = images.decode(data, at_least=(side, side), options=options or DecodeOptions())
+    except (ImageError, MemoryError):
+        return None
+    picture = Image.fromarray(decoded.pixels)
+    picture.thumbnail((side, side), Image.Resampling.BICUBIC)
+    return np.asarray(picture)
+
+
+def _rows(section: Section, columns: int) -> int:
+    return max(1, -(-len(section.pictures) // columns))
+
+
+def _write(draw: ImageDraw.ImageDraw, place: tuple[int, int], section: Section, room: int) -> None:
+    """The heading, cut where it would be longer than the sheet is wide."""
+    font = _font(section.title.isascii())
+    detail = f"   {section.detail}" if section.detail else ""
+    left = room - draw.textlength(detail, font=font)
+    title = " ".join(section.title.split())
+    while title and draw.textlength(title, font=font) > left:
+        title = title.removesuffix("…")[:-1] + "…" if len(title) > 1 else ""
+    x, y = place
+    draw.text((x, y), title, fill=_INK, font=font)
+    draw.text((x + draw.textlength(title, font=font), y), detail, fill=_PALE, font=font)
+
+
+@cache
+def _font(is_plain: bool) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Pillow's own font; for other letters than ASCII one of the system's, if it has one."""
+    for name in () if is_plain else _WIDE_FONTS:
+        try:
+            return ImageFont.truetype(name, 16)
+        except OSError:
+            continue
+    return ImageFont.load_default(16)

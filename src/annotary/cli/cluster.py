@@ -1,0 +1,412 @@
+"""`annotary cluster`: put images into groups by what they show, and name the groups."""
+
+from __future__ import annotations
+
+import heapq
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import click
+
+from annotary.catalog.clusters import ClusterOptions
+from annotary.cli._annotating import DEFAULT_MODEL, Loaded, loaded, running_options
+from annotary.cli._grouping import (
+    Reading,
+    check_table,
+    json_line,
+    print_line,
+    table_options,
+    table_writer,
+    until_nobody_reads,
+)
+from annotary.cli._options import SectionedCommand, made, options_of
+from annotary.errors import UsageError
+from annotary.runtime import RuntimeOptions
+
+if TYPE_CHECKING:
+    from annotary.catalog import Catalog
+    from annotary.catalog.clusters import Clusters
+    from annotary.catalog.clusters_rows import ClusterRows
+
+COLUMNS = ("image", "cluster", "name", "distance")
+NOISE = "(none)"
+
+_SHOWN = 3
+
+
+@click.command("cluster", cls=SectionedCommand, short_help="Group images by what they show.")
+@click.argument("paths", nargs=-1, metavar="PATH...")
+@click.option(
+    "--catalog",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="Group the images of this catalogue by the vectors it holds, and name the groups by its tags.",
+)
+@options_of(ClusterOptions)
+@click.option(
+    "--model",
+    metavar="NAME",
+    help="What embeds images and the words for names: starter, unless a catalogue has vectors of another.",
+)
+@click.option(
+    "--names",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Name groups by these words or phrases, one a line, instead of tags.",
+)
+@click.option(
+    "--sheet",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Draw the most typical images of every group: a .jpg or .png, or a folder for a picture of each.",
+)
+@click.option(
+    "--sheet-images",
+    type=click.IntRange(1, 1000),
+    default=16,
+    show_default=True,
+    help="How many images of a group are drawn.",
+)
+@table_options
+@running_options
+def command(paths: tuple[str, ...], **values: Any) -> None:
+    """Put images into groups by what they show: name, size and most typical images of each are printed.
+
+    `--output FILE` writes which group every image is in, and `--sheet FILE` draws the groups.
+    """
+    click.get_current_context().exit(until_nobody_reads(lambda: _cluster(paths, values)))
+
+
+class _Named(NamedTuple):
+    """A cluster as it is told.
+
+    Attributes:
+        number: From 1, the largest first.
+        names: What it is called.
+        images: How many there are.
+        nearest: The most typical, the nearest to the centre first.
+    """
+
+    number: int
+    names: tuple[str, ...]
+    images: int
+    nearest: list[tuple[str, str | None, float]]
+
+    @property
+    def name(self) -> str:
+        return ", ".join(self.names) or f"cluster {self.number}"
+
+
+def _cluster(paths: tuple[str, ...], values: dict[str, Any]) -> int:
+    from annotary.catalog.clusters import find_clusters
+    from annotary.catalog.clusters_rows import ClusterRows
+
+    options = made(ClusterOptions, values)
+    if bool(paths) == (values["catalog"] is not None):
+        raise UsageError("name images to group: either PATH... or --catalog FOLDER")
+    check_table(values, paths, can_print=True)
+    _check_sheet(values["sheet"])
+    names = _read_names(values["names"])
+    reading = Reading(values)
+    with (
+        tempfile.TemporaryDirectory(
+            prefix="annotary-cluster-", ignore_cleanup_errors=True
+        ) as folder,
+        closing(ClusterRows(Path(folder))) as rows,
+    ):
+        if values["catalog"] is not None:
+            model = _from_catalog(rows, values)
+        else:
+            model = _from_files(rows, reading, paths, values)
+        rows.close()
+        if not len(rows):
+            raise UsageError("there are no images with vectors to group")
+        clusters = find_clusters(rows.vectors(), options)
+        named = _described(rows, clusters, _names(rows, clusters, model, names), values)
+        _write(rows, clusters, named, values)
+        _draw(named, reading, paths, values)
+    noise = len(clusters.labels) - int(clusters.sizes.sum())
+    told = f"{len(rows):,} images in {len(named):,} clusters"
+    return reading.end(values["output"], told + (f", {noise:,} in none" if noise else ""))
+
+
+def _from_files(
+    rows: ClusterRows, reading: Reading, paths: Sequence[str], values: Mapping[str, Any]
+) -> _Texts:
+    import numpy as np
+
+    from annotary.records import Annotation
+    from annotary.tasks.embedding import Embed
+    from annotary.tasks.encoding import image_encoder
+
+    reading.open(paths)
+    found = loaded(values["model"] or DEFAULT_MODEL, made(RuntimeOptions, dict(values)))
+    task = Embed(image_encoder(found.model))
+    for item, record, _ in reading.results(paths, [task], "embedding"):
+        assert item is not None
+        assert isinstance(record, Annotation)
+        assert record.embedding is not None
+        path = None if item.path is None else str(item.path)
+        rows.add(item.image, path, np.array(record.embedding.vector, np.float32))
+    return _Texts(lambda: found)
+
+
+def _from_catalog(rows: ClusterRows, values: Mapping[str, Any]) -> _Texts:
+    from annotary.catalog import Catalog
+    from annotary.catalog._columns import recovered
+
+    catalog = Catalog.open(values["catalog"])
+    if catalog.dimensions is None:
+        place = catalog.path
+        raise UsageError(
+            f"{place} holds no vectors; add them: annotary embed PATH... --catalog {place}"
+        )
+    columns = ["image", "path", "tag_names", "embedding"]
+    for batch in catalog.rows(columns, where="embedding IS NOT NULL"):
+        vectors = batch.column("embedding").flatten().to_numpy().reshape(len(batch), -1)
+        told = zip(*(batch.column(name).to_pylist() for name in columns[:3]), strict=True)
+        for vector, (image, path, tags) in zip(vectors, told, strict=True):
+            rows.add(recovered(image), recovered(path) if path else None, vector, tags)
+    return _Texts(lambda: _model_of(catalog, values))
+
+
+def _model_of(catalog: Catalog, values: Mapping[str, Any]) -> Loaded:
+    """The model whose vectors a catalogue holds.
+
+    Raises:
+        UsageError: It is another one than was told, or has changed since.
+    """
+    held = catalog.note.parts["embedding"]
+    name = values["model"] or held.get("name") or str(held["model"]).rpartition("@")[0]
+    found = loaded(name, made(RuntimeOptions, dict(values)))
+    if held.get("weights") not in (None, found.fingerprint, found.weights):
+        raise UsageError(
+            f"{catalog.path} holds vectors of {held['model']} with other weights than"
+            f" {found.model.card.id} has; words cannot be compared with them"
+        )
+    return found
+
+
+class _Texts:
+    """The model that embeds words, loaded only when words are needed.
+
+    Args:
+        load: Loads it.
+    """
+
+    def __init__(self, load: Any) -> None:
+        self._load = load
+
+    def of(self, names: Sequence[str] | None) -> tuple[list[str], Any]:
+        """Words and their vectors float32[t, d]; the model's own tags, or else the starter's, when none are told.
+
+        Where none are told and the model does not know texts, there are none.
+
+        Raises:
+            UsageError: Words were told, and the model does not know texts.
+        """
+        from annotary import weights
+        from annotary.cards import read_vocabulary
+        from annotary.tasks.encoding import dual_encoder
+
+        found: Loaded = self._load()
+        if names is None and not hasattr(found.model, "embed_texts"):
+            return [], None
+        encoder = dual_encoder(found.model)
+        vocabulary = getattr(found.model, "vocabulary", None)
+        if names is None and vocabulary is None:
+            vocabulary = read_vocabulary(weights.shipped()["starter"])
+        words = list(vocabulary.names if names is None else names)  # type: ignore[union-attr]
+        return words, encoder.embed_texts([word.replace("_", " ") for word in words]).vectors
+
+
+def _names(
+    rows: ClusterRows, clusters: Clusters, model: _Texts, names: Sequence[str] | None
+) -> list[tuple[str, ...]]:
+    """What clusters are called: by tags where there are any, else by the nearest words."""
+    from annotary.catalog.clusters_names import names_by_tags, names_by_texts
+
+    count = len(clusters.sizes)
+    if names is None and any(row.tags for row in rows):
+        labels = clusters.labels.tolist()
+        return names_by_tags(
+            ((label, row.tags or ()) for label, row in zip(labels, rows, strict=True)), count
+        )
+    words, vectors = model.of(names)
+    if not words:
+        return [()] * count
+    every = rows.vectors()
+    mean = sum(every[start : start + 4096].sum(axis=0) for start in range(0, len(every), 4096))
+    return names_by_texts(clusters.centres, mean / len(every), words, vectors)
+
+
+def _described(
+    rows: ClusterRows,
+    clusters: Clusters,
+    names: list[tuple[str, ...]],
+    values: Mapping[str, Any],
+) -> list[_Named]:
+    """The clusters with their most typical images, and how they are called."""
+    most = max(_SHOWN, values["sheet_images"] if values["sheet"] is not None else 0)
+    heaps: list[list[tuple[float, int, str, str | None]]] = [[] for _ in names]
+    told = zip(clusters.labels.tolist(), clusters.distances.tolist(), rows, strict=True)
+    for place, (label, distance, row) in enumerate(told):
+        if label >= 0:
+            entry = (-distance, -place, row.image, row.path)
+            (heapq.heappush if len(heaps[label]) < most else heapq.heappushpop)(heaps[label], entry)
+    return [
+        _Named(
+            number,
+            names[number - 1],
+            int(clusters.sizes[number - 1]),
+            [(image, path, -near) for near, _, image, path in sorted(heap, reverse=True)],
+        )
+        for number, heap in enumerate(heaps, 1)
+    ]
+
+
+def _write(
+    rows: ClusterRows, clusters: Clusters, named: list[_Named], values: Mapping[str, Any]
+) -> None:
+    from annotary.cli._output import one_line
+
+    if values["output"] is not None:
+        with table_writer(values["output"], COLUMNS) as write:
+            told = zip(rows, clusters.labels.tolist(), clusters.distances.tolist(), strict=True)
+            for row, label, distance in told:
+                name = named[label].name if label >= 0 else NOISE
+                write(
+                    {
+                        "image": row.image,
+                        "cluster": label + 1,
+                        "name": name,
+                        "distance": round(distance, 6),
+                    }
+                )
+    if values["as_json"]:
+        for cluster in named:
+            nearest = [{"image": image, "distance": round(d, 6)} for image, _, d in cluster.nearest]
+            print_line(
+                json_line(
+                    {
+                        "cluster": cluster.number,
+                        "name": cluster.name,
+                        "names": list(cluster.names),
+                        "images": cluster.images,
+                        "share": round(cluster.images / len(rows), 6),
+                        "nearest": nearest,
+                    }
+                )
+            )
+    elif values["output"] is None:
+        width = max((len(f"{cluster.images:,}") for cluster in named), default=1)
+        for cluster in named:
+            typical = ", ".join(image for image, _, _ in cluster.nearest[:_SHOWN])
+            share = f"{cluster.images:>{width},}  {cluster.images / len(rows):>6.1%}"
+            print_line(one_line(f"{cluster.number:>3}  {share}  {cluster.name}  ({typical})"))
+
+
+def _draw(
+    named: list[_Named], reading: Reading, paths: Sequence[str], values: Mapping[str, Any]
+) -> None:
+    """The contact sheet, or a folder of them."""
+    from annotary.catalog.contact_sheet import SUFFIXES, Section, contact_sheet
+    from annotary.sinks._atomic import replacing
+
+    place: Path | None = values["sheet"]
+    if place is None:
+        return
+    most = values["sheet_images"]
+    pictures = _pictures(
+        {n[:2] for cluster in named for n in cluster.nearest[:most]}, reading, paths
+    )
+
+    def section(cluster: _Named) -> Section:
+        shown = [pictures.get(image) for image, _, _ in cluster.nearest[:most]]
+        title = f"{cluster.number}  {cluster.name}" if cluster.names else cluster.name
+        return Section(title, f"{cluster.images:,} images", shown)
+
+    if place.suffix.lower() in SUFFIXES:
+        sheets = {place: contact_sheet([section(cluster) for cluster in named])}.items()
+    else:
+        digits = len(str(len(named)))
+        sheets = (  # type: ignore[assignment]
+            (place / f"cluster-{cluster.number:0{digits}}.jpg", contact_sheet([section(cluster)]))
+            for cluster in named
+        )
+    for path, sheet in sheets:
+        with replacing(path) as file:
+            sheet.save(file, "PNG" if path.suffix.lower() == ".png" else "JPEG", quality=90)
+
+
+def _pictures(
+    wanted: set[tuple[str, str | None]], reading: Reading, paths: Sequence[str]
+) -> dict[str, Any]:
+    """Thumbnails by name: of files as they are now, of members of archives by going through the sources once more."""
+    from annotary.catalog.contact_sheet import thumbnail
+    from annotary.errors import AnnotaryError, ImageError
+    from annotary.records import Item
+
+    found: dict[str, Any] = {}
+    with reading.reader() as reader:
+
+        def show(item: Item) -> None:
+            try:
+                found[item.image] = thumbnail(reader.read(item))
+            except ImageError:
+                found[item.image] = None
+
+        others = set()
+        for image, path in sorted(wanted, key=lambda entry: entry[0]):
+            if path is not None:
+                show(Item(image, path=Path(path)))
+            elif image.startswith(("http://", "https://")):
+                show(Item(image, url=image))
+            else:
+                others.add(image)
+        if others and paths and "-" not in paths:  # standard input is not there twice
+            try:
+                for item in _items(reading.open(paths)):
+                    if item.image in others:
+                        show(item)
+                        others.discard(item.image)
+                    if not others:
+                        break
+            except AnnotaryError:
+                return found
+    return found
+
+
+def _items(found: Iterator[Any]) -> Iterator[Any]:
+    from annotary.records import Item
+
+    return (item for item in found if isinstance(item, Item))
+
+
+def _check_sheet(place: Path | None) -> None:
+    from annotary.catalog.contact_sheet import SUFFIXES
+
+    if place is not None and place.suffix and place.suffix.lower() not in SUFFIXES:
+        raise UsageError(f"--sheet {place} must end in {', '.join(SUFFIXES)}, or be a folder")
+
+
+def _read_names(path: Path | None) -> list[str] | None:
+    """The words of a file, one a line.
+
+    Raises:
+        UsageError: It cannot be read, or holds none.
+    """
+    if path is None:
+        return None
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "it is not UTF-8"
+        raise UsageError(f"cannot read --names {path}: {why}") from error
+    names = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
+    if not names:
+        raise UsageError(f"--names {path} holds no words")
+    return names
