@@ -61,6 +61,13 @@ def _classify(paths: tuple[str, ...], values: dict[str, Any]) -> int:
     if task.truncated and not values["quiet"]:
         named = ", ".join(task.truncated[:5]) + (", ..." if len(task.truncated) > 5 else "")
         tell(f"longer than {found.model.card.id} reads, so the end is left out: {named}")
+    if task.uncalibrated and not values["quiet"]:
+        named = ", ".join(task.uncalibrated[:5]) + (", ..." if len(task.uncalibrated) > 5 else "")
+        tell(f"--calibration has no threshold for {named}")
+    if values["policy"] is not None and task.labels_compete and not values["quiet"]:
+        tell(
+            "labels compete for each image, so one is always likely: --multi-label judges each by itself"
+        )
     settings = {
         "command": "classify",
         "model": task.source,
@@ -88,6 +95,10 @@ def zero_shot(found: Loaded, values: dict[str, Any]) -> ZeroShot:
     if policy is not None and policy.labels is not None:
         if any(getattr(label_options, way) is not None for way in ways):
             raise UsageError(f"{values['policy']} has labels of its own; tell no others")
+        if label_options != LabelOptions():
+            raise UsageError(
+                f"{values['policy']} has labels of its own, with their templates and background; tell no others"
+            )
         labels = policy.labels
     else:
         labels = read_labels(label_options)

@@ -44,8 +44,8 @@ class Calibration:
             value = getattr(self, name)
             if not _is_number(value):
                 raise ValueError(f"{name} must be a number, but got {value!r}")
-        if self.temperature <= 0.0:
-            raise ValueError(f"temperature must be above 0, but got {self.temperature!r}")
+        if not 1e-9 <= self.temperature <= 1e9:
+            raise ValueError(f"temperature must be in 1e-9..1e9, but got {self.temperature!r}")
         for name, value in self.thresholds.items():
             if not _is_number(value) or not 0.0 <= value <= 1.0:
                 raise ValueError(f"the threshold of {name!r} must be in 0..1, but got {value!r}")

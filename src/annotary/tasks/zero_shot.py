@@ -81,6 +81,8 @@ class ZeroShot:
 
     Attributes:
         truncated: Labels with a prompt that the model cannot read to its end.
+        uncalibrated: Labels without a threshold of their own, where a calibration brings some for others.
+        labels_compete: Whether the scores of labels depend on which others there are.
 
     Raises:
         UsageError: A threshold is for no label, the calibration is that of another model, or background prompts are
@@ -108,7 +110,7 @@ class ZeroShot:
         self._judge = judge
         self._check_calibration()
         self._similarity = model.similarity
-        self._competes = self._similarity.kind == "softmax" and not self._options.multi_label
+        self.labels_compete = self._similarity.kind == "softmax" and not self._options.multi_label
         self._background = self._background_prompts()
         backgrounds = [LabelClass(prompt, (prompt,)) for prompt in self._background]
         found = class_vectors(model, [*labels.classes, *backgrounds], cache)
@@ -122,6 +124,10 @@ class ZeroShot:
         )
         self._names = labels.names
         self._thresholds = self._every_threshold(thresholds or {})
+        cuts = self._calibration.thresholds
+        self.uncalibrated: tuple[str, ...] = tuple(
+            name for name in self._names if cuts and name not in cuts
+        )
         none = labels.none_label or ""
         self._none_threshold = self._threshold(none, None, thresholds or {})
 
@@ -168,7 +174,7 @@ class ZeroShot:
         """
         count = len(logits) - len(self._background)
         own, background = logits[:count].astype(np.float64), logits[count:].astype(np.float64)
-        if self._competes:
+        if self.labels_compete:
             every = _softmax(np.concatenate([own, background]))
             return every[:count].astype(np.float32), float(min(1.0, every[count:].sum()))
         if self._similarity.kind == "softmax":
@@ -202,7 +208,7 @@ class ZeroShot:
             thresholds = self._thresholds[places[: len(scores)]]
         parts: dict[str, Any] = {"labels": self._chosen(names, scores, thresholds, none)}
         if self._judge is not None:
-            every = dict(zip(names, map(float, scores), strict=True))
+            every = dict(zip(names, map(_written, scores), strict=True))
             parts["decision"] = self._judge.decide(every)
         return parts
 
