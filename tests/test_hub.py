@@ -31,7 +31,10 @@ def sha256(content: bytes) -> str:
 @pytest.fixture
 def server(monkeypatch, tmp_path):
     with running_hub(monkeypatch, tmp_path / "cache") as server:
-        server.add("owner/name", {"model.onnx": CONTENT, "tags.txt": b"a\nb\n", "sub/x": b"x", "a/b/c": b"y"})
+        server.add(
+            "owner/name",
+            {"model.onnx": CONTENT, "tags.txt": b"a\nb\n", "sub/x": b"x", "a/b/c": b"y"},
+        )
         yield server
 
 

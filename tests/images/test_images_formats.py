@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, ImageOps, PngImagePlugin
 
 from annotary.errors import UnreadableImage
 from annotary.images import DecodeOptions, decode
@@ -453,3 +453,41 @@ def test_nothing_of_pillow_is_changed(picture, encode):
         decode(encode(picture, form))
     assert Image.MAX_IMAGE_PIXELS == 89_478_485
     assert ImageFile.LOAD_TRUNCATED_IMAGES is False
+
+
+XMP = (
+    '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+    '<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="{}"/></rdf:RDF></x:xmpmeta>'
+)
+
+
+class TestOrientationInXmp:
+    """Where EXIF does not say it, XMP counts, as in Pillow's `exif_transpose`."""
+
+    def turned(self, data):
+        return np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB"))
+
+    @pytest.mark.parametrize("turn", range(1, 9))
+    @pytest.mark.parametrize("form", ["JPEG", "WEBP", "PNG"])
+    def test_it_is_read(self, form, turn, picture, encode):
+        text = XMP.format(turn)
+        if form == "PNG":
+            info = PngImagePlugin.PngInfo()
+            info.add_itxt("XML:com.adobe.xmp", text)
+            data = encode(picture, form, pnginfo=info)
+        else:
+            more = {"lossless": True} if form == "WEBP" else {"quality": 95}
+            data = encode(picture, form, xmp=text.encode(), **more)
+        np.testing.assert_array_equal(decode(data).pixels, self.turned(data))
+        assert (decode(data).width < decode(data).height) == (turn > 4)
+
+    def test_exif_goes_before_it(self, picture, encode):
+        data = encode(picture, "JPEG", xmp=XMP.format(6).encode(), exif=exif(3))
+        np.testing.assert_array_equal(decode(data).pixels, self.turned(data))
+        data = encode(picture, "JPEG", xmp=XMP.format(6).encode(), exif=exif(1))
+        np.testing.assert_array_equal(decode(data).pixels, self.turned(data))
+
+    @pytest.mark.parametrize("text", ["tiff:Orientation=", 'tiff:Orientation="9"', "", "\0" * 9])
+    def test_what_makes_no_sense_turns_nothing(self, text, picture, encode):
+        data = encode(picture, "JPEG", xmp=text.encode() or b" ")
+        assert decode(data).pixels.shape == picture.shape

@@ -39,10 +39,10 @@ def pictures() -> np.ndarray:
 def test_the_files_are_those_of_the_card() -> None:
     card = read_card(WEIGHTS)
     check_files(card, WEIGHTS)
-    assert card.id == "starter@1.0"
+    assert card.id == "starter@1.1"
     assert card.preprocess.size == (260, 260)
-    assert set(card.files) == {"model.onnx", "tags.csv"}
-    assert (WEIGHTS / "model.onnx").stat().st_size <= 15_000_000
+    assert set(card.files) == {"model.onnx", "tags.csv", "text.onnx", "tokenizer.json"}
+    assert (WEIGHTS / "model.onnx").stat().st_size <= 18_000_000
 
 
 def test_the_tags_are_many_and_hold_the_words_of_corel5k() -> None:

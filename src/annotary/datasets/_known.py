@@ -1,0 +1,105 @@
+"""What another dataset says of images, so that other thresholds or splits are tried without running the network."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from array import array
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from annotary.datasets._journal import JOURNAL_FILE
+from annotary.errors import OutputError, UsageError
+
+STATE_FILE = "annotary.run.json"
+
+
+class KnownLabels:
+    """The labelled files of another dataset: 16 bytes of each are kept in memory.
+
+    Args:
+        folder: The other dataset.
+        settings: What labels depend on; it must have been the same there.
+
+    Raises:
+        UsageError: The folder is no dataset, or its labels depend on something else.
+        OutputError: It cannot be read.
+    """
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+        self._folder = os.path.realpath(folder)
+        self._path = Path(self._folder, JOURNAL_FILE)
+        _check(folder, settings)
+        digests, offsets = array("Q"), array("q")
+        end = 0
+        try:
+            with self._path.open("rb") as file:
+                for line in file:
+                    value = _value(line)
+                    if value is not None:
+                        digests.append(_digest(self._place(value)))
+                        offsets.append(end)
+                    end += len(line)
+        except OSError as error:
+            raise OutputError(f"cannot read {self._path}: {error.strerror}") from error
+        order = np.argsort(np.frombuffer(digests, np.uint64), kind="stable")
+        self._digests = np.frombuffer(digests, np.uint64)[order]
+        self._offsets = np.frombuffer(offsets, np.int64)[order]
+
+    def find(self, path: str) -> dict[str, Any] | None:
+        """The line of a file, by its absolute path; None when it is not known.
+
+        Raises:
+            OutputError: The other dataset cannot be read.
+        """
+        digest = np.uint64(_digest(path))
+        place = int(np.searchsorted(self._digests, digest))
+        if place == len(self._digests) or self._digests[place] != digest:
+            return None
+        try:
+            with self._path.open("rb") as file:
+                file.seek(int(self._offsets[place]))
+                value = _value(file.readline())
+        except OSError as error:
+            raise OutputError(f"cannot read {self._path}: {error.strerror}") from error
+        return value if value is not None and self._place(value) == path else None
+
+    def _place(self, value: Mapping[str, Any]) -> str:
+        return os.path.normpath(os.path.join(self._folder, value["image"]))  # noqa: PTH118
+
+
+def _check(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Refuse labels that depend on something else."""
+    try:
+        text = (folder / STATE_FILE).read_text(encoding="utf-8")
+        found = json.loads(text)["settings"]
+        is_dataset = found["command"] == "label" and (folder / JOURNAL_FILE).is_file()
+    except (OSError, ValueError, KeyError, TypeError):
+        is_dataset = False
+    if not is_dataset:
+        raise UsageError(f"--labels-of {folder}: this is no dataset of annotary label")
+    wanted = json.loads(json.dumps(dict(settings)))
+    other = sorted(name for name in wanted if (found.get(name) or None) != (wanted[name] or None))
+    if other:
+        raise UsageError(
+            f"--labels-of {folder}: its labels are of another {', another '.join(other)}"
+        )
+
+
+def _value(line: bytes) -> dict[str, Any] | None:
+    """The line of a file; None for images that are no files, and for a tail that was cut off."""
+    try:
+        value = json.loads(line) if line.endswith(b"\n") else {}
+        is_file = value.get("is_file") is True and isinstance(value.get("image"), str)
+    except (ValueError, AttributeError):
+        return None
+    return value if is_file else None
+
+
+def _digest(path: str) -> int:
+    encoded = path.encode("utf-8", "backslashreplace")
+    return int.from_bytes(hashlib.blake2b(encoded, digest_size=8).digest(), "little")

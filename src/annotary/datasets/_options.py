@@ -1,0 +1,47 @@
+"""How a dataset is made of labelled images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, get_args
+
+from annotary.datasets._split import DEFAULT_SPLIT, parse_shares
+from annotary.sinks._contract import Placing
+
+Unsure = Literal["keep", "leave-out"]
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetOptions:
+    """How the dataset is made."""
+
+    split: str = field(default=DEFAULT_SPLIT, metadata={"metavar": "NAME=SHARE,..."})
+    """The parts and their shares of every label, which add up to 1."""
+
+    seed: int = 0
+    """Which of the possible splits is made; the same images and seed give the same split."""
+
+    unsure: Unsure = "keep"
+    """What becomes of images whose best label does not reach the threshold: kept in a folder or table of their own,
+    or left out. They are counted and listed either way."""
+
+    placing: Placing = "copy"
+    """How images come into the dataset: as copies, or as links to the originals. Images that are no files of their
+    own are always written."""
+
+    labels_of: Path | None = field(default=None, metadata={"metavar": "DATASET"})
+    """Another dataset of the same labels, prompts and model: what it says of files is taken over, and the network runs
+    for others alone. To try other thresholds, splits and formats."""
+
+    def __post_init__(self) -> None:
+        parse_shares(self.split)
+        if self.seed < 0:
+            raise ValueError(f"seed must be at least 0, but got {self.seed}")
+        if self.unsure not in get_args(Unsure):
+            raise ValueError(
+                f"unsure must be one of {', '.join(get_args(Unsure))}, but got {self.unsure!r}"
+            )
+        if self.placing not in get_args(Placing):
+            known = ", ".join(get_args(Placing))
+            raise ValueError(f"placing must be one of {known}, but got {self.placing!r}")
