@@ -17,7 +17,13 @@ from types import ModuleType
 
 from annotary.errors import UnknownName, UsageError
 
-_WORDS = {"sinks": "format", "sources": "source", "models": "model family", "cli": "command"}
+_WORDS = {
+    "sinks": "format",
+    "sources": "source",
+    "models": "model family",
+    "cli": "command",
+    "datasets": "format of datasets",
+}
 """What an entry of a room is called where people read it."""
 
 
