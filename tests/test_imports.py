@@ -49,7 +49,7 @@ MAY_IMPORT = {
         *("models", "sources", "images", "preprocess", "cards", "records", "errors"),
         "runtime",
     },
-    "inputs": {"sources", "images", "records", "errors"},
+    "inputs": {"sources", "images", "cards", "records", "errors"},
     "api": {"*"},
     "autodistill": {"*"},
     "cli": {"*"},

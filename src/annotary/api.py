@@ -374,8 +374,10 @@ def _run(
     decode_options: DecodeOptions | None,
 ) -> Records:
     """The records of a task; what makes no sense is raised at once, and not with the first record."""
-    sources = source_options or SourceOptions()
-    return _records(items_of(images, sources), task, sources, decode_options or DecodeOptions())
+    sources, decoding = source_options or SourceOptions(), decode_options or DecodeOptions()
+    told = decoding.transparency
+    alpha = task.inputs[0].alpha if told == "auto" else told
+    return _records(items_of(images, sources, alpha), task, sources, decoding)
 
 
 def _records(

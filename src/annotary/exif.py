@@ -5,11 +5,14 @@ Pillow reads them too, with warnings for damaged ones that a run over a million 
 
 from __future__ import annotations
 
+import re
 import struct
 from typing import NamedTuple
 
 ORIENTATION = 274
 """The tag that tells how a picture is turned."""
+
+_IN_XMP = re.compile(rb'tiff:Orientation(?:="|>)([1-8])')
 
 _WIDTHS = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
 _WIDTHS |= {16: 8, 17: 8, 18: 8}
@@ -60,11 +63,19 @@ def first_values(data: bytes, directory: Directory, wanted: set[int]) -> dict[in
     }
 
 
-def orientation(exif: bytes) -> int:
-    """1..8; 1 when there is none, or EXIF is damaged."""
+def orientation(exif: bytes, xmp: bytes = b"") -> int:
+    """1..8; 1 when there is none, or EXIF is damaged.
+
+    Args:
+        exif: A block of EXIF, or nothing.
+        xmp: A packet of XMP, or nothing; it counts where EXIF does not say it, as in Pillow's `exif_transpose`.
+    """
     exif = exif.removeprefix(b"Exif\0\0")
     try:
         found = first_values(exif, read_directory(exif), {ORIENTATION})
     except (KeyError, struct.error):
-        return 1
-    return found.get(ORIENTATION, 1)
+        found = {}
+    if ORIENTATION in found:
+        return found[ORIENTATION]
+    told = _IN_XMP.search(xmp)
+    return int(told[1]) if told else 1

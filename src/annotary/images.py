@@ -61,11 +61,9 @@ class DecodeOptions:
     def __post_init__(self) -> None:
         if self.max_pixels < 1:
             raise ValueError(f"max_pixels must be positive, but got {self.max_pixels}")
-        known = ("auto", "white", "drop")
-        if self.transparency not in known:
-            raise ValueError(
-                f"transparency must be one of {', '.join(known)}, but got {self.transparency!r}"
-            )
+        if self.transparency not in ("auto", "white", "drop"):
+            told = repr(self.transparency)
+            raise ValueError(f"transparency must be one of auto, white, drop, but got {told}")
 
     def alpha_of(self, wanted: Alpha) -> Alpha:
         """What becomes of transparency for weights that want it so."""
@@ -274,9 +272,8 @@ def _is_indirect(image: Image.Image) -> bool:
 
 
 def _is_transparent(opened: _Opened) -> bool:
-    image = opened.image
-    own = image.mode in ("RGBA", "LA", "RGBa", "La")
-    return own or opened.key is not None or _is_indirect(image)
+    own = opened.image.mode in ("RGBA", "LA", "RGBa", "La")
+    return own or opened.key is not None or _is_indirect(opened.image)
 
 
 def _opaque(image: Image.Image, alpha: Alpha) -> Image.Image:
@@ -365,7 +362,12 @@ def _simple(name: str) -> Callable[[bytes, DecodeOptions], _Opened]:
 def _read_jpeg(data: bytes, _options: DecodeOptions) -> _Opened:
     """Of several pictures in one file (MPO, gain maps) this is the first."""
     image = _plugin("Jpeg")(io.BytesIO(data))
-    return _Opened(image, exif.orientation(image.info.get("exif", b"")), scales=True)
+    return _Opened(image, _orientation(image), scales=True)
+
+
+def _orientation(image: Image.Image) -> int:
+    """How the picture is turned, by the blocks of EXIF and XMP that its plugin found."""
+    return exif.orientation(*(image.info.get(name) or b"" for name in ("exif", "xmp")))
 
 
 def _read_png(data: bytes, options: DecodeOptions) -> _Opened:
@@ -375,7 +377,7 @@ def _read_png(data: bytes, options: DecodeOptions) -> _Opened:
     """
     width, height, depth, colour = struct.unpack_from(">IIBB", data, 16)
     _check_size(width, height, options)
-    kept, exif_chunk, key = [data[:8]], b"", b""
+    kept, exif_chunk, xmp, key = [data[:8]], b"", b"", b""
     offset, kind = 8, b""
     while kind != b"IEND":
         length, kind = struct.unpack_from(">I4s", data.ljust(offset + 8, b"\0"), offset)
@@ -390,9 +392,14 @@ def _read_png(data: bytes, options: DecodeOptions) -> _Opened:
             key = data[offset + 8 : end - 4]
         elif kind == b"eXIf":
             exif_chunk = data[offset + 8 : end - 4]
+        elif kind == b"iTXt" and data.startswith(_PNG_XMP, offset + 8):
+            xmp = data[offset + 8 : end - 4]
         offset = end
     image = _plugin("Png")(io.BytesIO(b"".join(kept)))
-    return _Opened(image, exif.orientation(exif_chunk), key=_png_key(key, depth, colour))
+    return _Opened(image, exif.orientation(exif_chunk, xmp), key=_png_key(key, depth, colour))
+
+
+_PNG_XMP = b"XML:com.adobe.xmp\0\0"  # not compressed: that could be a bomb
 
 
 def _png_key(chunk: bytes, depth: int, colour: int) -> tuple[int, ...] | None:
@@ -447,7 +454,7 @@ def _read_webp(data: bytes, options: DecodeOptions) -> _Opened:
         width, height = (side & 0x3FFF for side in struct.unpack_from("<HH", data, 26))
     _check_size(width, height, options)
     image = _plugin("WebP")(io.BytesIO(data))
-    return _Opened(image, exif.orientation(image.info.get("exif", b"")))
+    return _Opened(image, _orientation(image))
 
 
 def _read_avif(data: bytes, _options: DecodeOptions) -> _Opened:

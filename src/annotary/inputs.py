@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from annotary.cards import Alpha
 from annotary.errors import AnnotaryError, UsageError
 from annotary.images import from_pillow
 from annotary.records import Failure, Item
@@ -29,13 +30,20 @@ image, pixels uint8[H, W, 3] in RGB (also [H, W] grey and [H, W, 4] with alpha),
 0..255 or of floats 0..1, a stack of such arrays or tensors, or any iterable of these."""
 
 
-def items_of(images: ImageInput, options: SourceOptions) -> Iterator[Item | Failure]:
+def items_of(
+    images: ImageInput, options: SourceOptions, alpha: Alpha = "white"
+) -> Iterator[Item | Failure]:
     """The items of an input, in its order; those without a name are called image-1, image-2, ...
+
+    Args:
+        images: The input.
+        options: Which files of folders are taken, and how URLs are read.
+        alpha: What becomes of transparency in Pillow images and arrays; of files it is a matter of decoding.
 
     Raises:
         UsageError: It is nothing that can be an image. An element of an iterable that is none is a `Failure`.
     """
-    return _items(images, options, _Names())
+    return _items(images, options, _Taking(alpha))
 
 
 def side_of(told: str) -> tuple[Literal["image", "text"], str]:
@@ -49,8 +57,10 @@ def side_of(told: str) -> tuple[Literal["image", "text"], str]:
     """
     kinds: tuple[Literal["image", "text"], ...] = ("image", "text")
     for kind in kinds:
-        if told.startswith(f"{kind}:") and len(told) > len(kind) + 1:
-            return kind, told[len(kind) + 1 :].strip()
+        if told.startswith(f"{kind}:"):
+            told_kind, told = kind, told.removeprefix(f"{kind}:").strip()
+            if told:
+                return told_kind, told
     if not told.strip():
         raise UsageError("say an image or a text; got nothing")
     if told.startswith(("http://", "https://")) or os.path.isfile(told):  # noqa: PTH113 - never raises
@@ -60,18 +70,20 @@ def side_of(told: str) -> tuple[Literal["image", "text"], str]:
     return "text", told
 
 
-class _Names:
-    """Names for images in memory: image-1, image-2, ..."""
+class _Taking:
+    """How images in memory are taken: their names, image-1, image-2, ..., and what becomes of transparency."""
 
-    def __init__(self) -> None:
+    def __init__(self, alpha: Alpha) -> None:
+        self.alpha = alpha
         self._count = 0
 
-    def next(self) -> str:
+    def name(self) -> str:
+        """The next name."""
         self._count += 1
         return f"image-{self._count}"
 
 
-def _items(images: ImageInput, options: SourceOptions, names: _Names) -> Iterator[Item | Failure]:
+def _items(images: ImageInput, options: SourceOptions, taking: _Taking) -> Iterator[Item | Failure]:
     """The items of an input.
 
     Raises:
@@ -86,42 +98,42 @@ def _items(images: ImageInput, options: SourceOptions, names: _Names) -> Iterato
                 "cannot read images from a file that is open for text; open it for bytes"
             )
     if isinstance(images, bytes | bytearray | memoryview):
-        return iter([Item(names.next(), data=bytes(images))])
+        return iter([Item(taking.name(), data=bytes(images))])
     if hasattr(images, "detach"):
         images = _array_of_tensor(images)
     if isinstance(images, Image.Image | np.ndarray):
         if isinstance(images, np.ndarray) and images.ndim == 4:
-            return _items_of_all(images, options, names)
-        return iter([Item(names.next(), pixels=_pixels(images))])
+            return _items_of_all(images, options, taking)
+        return iter([Item(taking.name(), pixels=_pixels(images, taking.alpha))])
     if isinstance(images, Mapping):
         raise UsageError("cannot read images from a mapping: give its values")
     if isinstance(images, Iterable):
-        return _items_of_all(images, options, names)
+        return _items_of_all(images, options, taking)
     raise UsageError(
         f"cannot read an image from {type(images).__name__}: give a path, bytes or an image"
     )
 
 
 def _items_of_all(
-    images: Iterable[ImageInput], options: SourceOptions, names: _Names
+    images: Iterable[ImageInput], options: SourceOptions, taking: _Taking
 ) -> Iterator[Item | Failure]:
     """The items of all elements; one that is no image is a failure, so that the others are done."""
     for image in images:
         try:
-            yield from _items(image, options, names)
+            yield from _items(image, options, taking)
         except (AnnotaryError, OSError, ValueError, TypeError, RuntimeError) as error:
-            name = os.fspath(image) if isinstance(image, str | os.PathLike) else names.next()
+            name = os.fspath(image) if isinstance(image, str | os.PathLike) else taking.name()
             yield Failure.of(name or "''", error)
 
 
-def _pixels(image: Image.Image | npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+def _pixels(image: Image.Image | npt.NDArray[Any], alpha: Alpha) -> npt.NDArray[np.uint8]:
     """uint8[H, W, 3], RGB, upright."""
     if isinstance(image, Image.Image):
-        return from_pillow(image)
+        return from_pillow(image, alpha)
     if image.dtype == np.uint8 and image.size and image.ndim == 3 and image.shape[2] == 3:
         return image
     if image.dtype == np.uint8 and image.size and (image.ndim == 2 or image.shape[2:] == (4,)):
-        return from_pillow(Image.fromarray(image))
+        return from_pillow(Image.fromarray(image), alpha)
     raise UsageError(
         f"pixels must be uint8 [H, W, 3], [H, W] or [H, W, 4], but got {image.dtype} {list(image.shape)}"
     )
