@@ -181,6 +181,25 @@ def test_who_is_kept_and_why():
     assert kept(replace(old, image="a/smell", path="a/smell"), old) == ("a/small", "first by name")
 
 
+def test_a_file_that_is_gone_is_never_kept_in_place_of_one_that_is_there():
+    # As a catalogue tells it that was filled before somebody removed the better file.
+    gone = Fingerprint("gone.jpg", path="gone.jpg", width=200, height=100, bytes=900, phash=1)
+    left = of_file(write("left.jpg"), width=20, height=10, bytes=100, phash=1, sha256="own")
+    more = of_file(write("more.jpg"), width=10, height=10, bytes=100, phash=1, sha256="other")
+    for images in ([gone, left, more], [more, left, gone]):
+        (group,) = find_duplicates(images)
+        assert (group.kept.image, group.kept.why) == ("left.jpg", "most pixels")
+        why = {member.image: member.why for member in group.others}
+        assert why["gone.jpg"].endswith("; its file is gone already")
+        assert "gone" not in why["more.jpg"]
+    (group,) = find_duplicates([gone, left])
+    assert (group.kept.image, group.kept.why) == ("left.jpg", "the other file is gone")
+    # Where all are gone, as for a catalogue of another machine, the order is as ever.
+    other = replace(gone, image="x.jpg", path="x.jpg", width=100)
+    (group,) = find_duplicates([other, gone])
+    assert (group.kept.image, group.kept.why) == ("gone.jpg", "most pixels")
+
+
 def test_one_file_under_several_names_is_no_duplicate_of_itself():
     write("photos/original.jpg")
     os.link("photos/original.jpg", "photos/hard.jpg")
@@ -279,7 +298,7 @@ def test_members_as_json():
     (group,) = find_duplicates(
         [
             Fingerprint("a", sha256="1", phash=0, width=2, height=2, bytes=9),
-            Fingerprint("b", path="/b", sha256="2", phash=3, width=1, height=1),
+            Fingerprint("b", path=write("b.jpg"), sha256="2", phash=3, width=1, height=1),
         ]
     )
     assert isinstance(group, Group)
@@ -293,7 +312,7 @@ def test_members_as_json():
             "distance": 2.0,
             "width": 1,
             "height": 1,
-            "path": "/b",
+            "path": "b.jpg",
         },
     ]
 

@@ -141,8 +141,9 @@ def find_duplicates(
     """Groups of images that are the same or nearly so.
 
     Which groups there are does not depend on the order of the images. The image to keep is the one with the most
-    pixels, then the largest file, the oldest file, the shortest name, and the first by name. A file that comes under
-    several names (links, another way of writing the path) is one image.
+    pixels, then the largest file, the oldest file, the shortest name, and the first by name; but one whose file is
+    gone, as a catalogue may not know yet, only where all are. A file that comes under several names (links, another
+    way of writing the path) is one image.
 
     Args:
         images: The images; they are taken before the first group is given, and what is known of them lies in temporary
@@ -208,6 +209,8 @@ def _why_kept(kept: Kept, others: list[Found], *, is_against: bool) -> str:
     if is_against:
         return "of the reference"
     best = min(others, key=lambda other: other.rank)
+    if best.is_gone and not kept.is_gone:
+        return "the other file is gone" if len(others) == 1 else "the other files are gone"
     if kept.pixels != best.pixels:
         return "most pixels"
     if kept.bytes != best.bytes:
@@ -220,6 +223,11 @@ def _why_kept(kept: Kept, others: list[Found], *, is_against: bool) -> str:
 
 
 def _why_found(one: Found, kept: Kept) -> str:
+    gone = "; its file is gone already" if one.is_gone else ""
+    return _how_near(one, kept) + gone
+
+
+def _how_near(one: Found, kept: Kept) -> str:
     if one.by == "file":
         return f"the very same file as {kept.image}; take it out of a list, not off the disk"
     if one.by == "exact":

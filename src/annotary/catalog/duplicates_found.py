@@ -46,6 +46,7 @@ class Kept:
         height: Pixels.
         modified: When the file was last written, in seconds since 1970.
         also: Other names of the same file.
+        is_gone: Whether it was a file, and is one no more.
     """
 
     rank: int
@@ -56,6 +57,7 @@ class Kept:
     height: int | None
     modified: float | None
     also: tuple[str, ...]
+    is_gone: bool
 
     @property
     def pixels(self) -> int | None:

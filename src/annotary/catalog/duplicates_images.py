@@ -28,8 +28,8 @@ PRAGMA synchronous = OFF;
 PRAGMA temp_store = FILE;
 PRAGMA cache_size = -{_CACHE_KIB};
 CREATE TABLE images (
-    number INTEGER PRIMARY KEY, side INTEGER, image BLOB, path BLOB, file BLOB, modified REAL, bytes INTEGER,
-    width INTEGER, height INTEGER, sha256 TEXT, phash INTEGER, vector INTEGER
+    number INTEGER PRIMARY KEY, side INTEGER, image BLOB, path BLOB, file BLOB, gone INTEGER, modified REAL,
+    bytes INTEGER, width INTEGER, height INTEGER, sha256 TEXT, phash INTEGER, vector INTEGER
 );
 CREATE TABLE names (kept INTEGER, image BLOB);
 CREATE TABLE hash_pairs (first INTEGER, second INTEGER, distance INTEGER);
@@ -41,8 +41,9 @@ CREATE INDEX images_by_sha256 ON images (sha256) WHERE sha256 IS NOT NULL;
 CREATE INDEX images_by_phash ON images (phash) WHERE phash IS NOT NULL;
 """
 
-# One who is better than another comes first, whatever the order of the input. What is unknown is worst.
-_ORDER = """side DESC, width * height DESC, bytes DESC, modified IS NULL, modified,
+# One who is better than another comes first, whatever the order of the input. What is unknown is worst. A file that a
+# catalogue remembers and that is gone must not be kept in place of one that is there: that may be the only one left.
+_ORDER = """side DESC, gone, width * height DESC, bytes DESC, modified IS NULL, modified,
     length(image), image, number"""
 
 _CANDIDATES = f"""
@@ -129,10 +130,11 @@ class ImageTable:
             with _told():
                 self._vector_file.write(image.vector.astype(np.float32).tobytes())
             self._vectors += 1
-        file, modified = _identity(image)
+        file, is_gone, modified = _identity(image)
         self._waiting.append(
             (
-                *(int(is_reference), _stored(image.image), _stored(image.path), file, modified),
+                *(int(is_reference), _stored(image.image), _stored(image.path)),
+                *(file, int(is_gone), modified),
                 *(image.bytes, image.width, image.height, image.sha256),
                 *(_signed(image.phash), place),
             )
@@ -248,7 +250,7 @@ class ImageTable:
             yield self._told_of(kept), [self._found(*other) for other in others]
 
     def _flush(self) -> None:
-        marks = "NULL, " + ", ".join("?" * 11)
+        marks = "NULL, " + ", ".join("?" * 12)
         with _told():
             self._database.execute("BEGIN")
             self._database.executemany(f"INSERT INTO images VALUES ({marks})", self._waiting)
@@ -282,14 +284,21 @@ class ImageTable:
         return Found(*(*self._columns_of(rank), _WAYS[way], distance))
 
     def _columns_of(self, rank: int) -> tuple[Any, ...]:
-        query = """SELECT number, image, path, images.bytes, width, height, modified
+        query = """SELECT number, image, path, images.bytes, width, height, modified, gone
             FROM candidates JOIN images USING (number) WHERE rank = ?"""
-        number, image, path, *known = self._database.execute(query, (rank,)).fetchone()
+        number, image, path, *known, gone = self._database.execute(query, (rank,)).fetchone()
         names = self._database.execute(
             "SELECT image FROM names WHERE kept = ? ORDER BY length(image), image", (number,)
         )
         also = tuple(_recovered(name) for (name,) in names)
-        return (rank, _recovered(image), None if path is None else _recovered(path), *known, also)
+        return (
+            rank,
+            _recovered(image),
+            None if path is None else _recovered(path),
+            *known,
+            also,
+            bool(gone),
+        )
 
 
 class _Nearest:
@@ -342,17 +351,18 @@ def _told() -> Iterator[None]:
         ) from error
 
 
-def _identity(image: Fingerprint) -> tuple[bytes | None, float | None]:
-    """What tells a file from others, whatever it is called, and when it was written, where it is a file."""
+def _identity(image: Fingerprint) -> tuple[bytes | None, bool, float | None]:
+    """What tells a file from others, whatever it is called, whether it is gone, and when it was written."""
     if image.path is None:
-        return _stored(f"name:{image.image}"), None
+        return _stored(f"name:{image.image}"), False, None
     try:
         status = os.stat(image.path)  # noqa: PTH116 - a Path costs more than the look itself
-    except (OSError, ValueError):
-        return _stored(f"path:{os.path.abspath(image.path)}"), None  # noqa: PTH100
+    except (OSError, ValueError) as error:
+        is_gone = isinstance(error, FileNotFoundError | NotADirectoryError)
+        return _stored(f"path:{os.path.abspath(image.path)}"), is_gone, None  # noqa: PTH100
     if status.st_ino:
-        return f"{status.st_dev}:{status.st_ino}".encode(), status.st_mtime
-    return _stored(f"path:{os.path.realpath(image.path)}"), status.st_mtime
+        return f"{status.st_dev}:{status.st_ino}".encode(), False, status.st_mtime
+    return _stored(f"path:{os.path.realpath(image.path)}"), False, status.st_mtime
 
 
 def _is_link(path: bytes | None) -> bool:
