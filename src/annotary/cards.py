@@ -216,7 +216,7 @@ class Card:
 
     @property
     def id(self) -> str:
-        """Name and version, as annotations cite the card: `starter@1.0`."""
+        """Name and version, as annotations cite the card: `starter@1.1`."""
         return f"{self.name}@{self.version}"
 
 

@@ -282,7 +282,7 @@ class Annotation:
         boxes: In descending order of score.
         embedding: A unit vector.
         decision: What a policy makes of it.
-        sources: Which model card said which part, as `{"tags": "starter@1.0"}`.
+        sources: Which model card said which part, as `{"tags": "starter@1.1"}`.
     """
 
     image: str

@@ -48,7 +48,9 @@ def add(folder, *arguments, **options):
 def test_the_list_says_what_is_here_and_how_to_get_the_others(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "none"))
     shown = call().output
-    assert "\nstarter 1.0  Apache-2.0  14.7 MB, in the package\n" in shown
+    shipped = sum(file.stat().st_size for file in weights.shipped()["starter"].iterdir())
+    size = f"{(shipped - (weights.shipped()['starter'] / 'card.toml').stat().st_size) / 1e6:.1f} MB"
+    assert f"\nstarter 1.1  Apache-2.0  {size}, in the package\n" in shown
     assert "joytag  Apache-2.0  366.2 MB, not here: annotary pull joytag\n" in shown
     assert "\n  family wd, from hf:SmilingWolf/wd-vit-tagger-v3\n" in shown
     rows = {row["name"]: row for row in json.loads(call("--json").output)}

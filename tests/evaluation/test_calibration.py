@@ -170,6 +170,9 @@ def test_too_little_says_nothing():
     assert is_left(one_class, "all images have the same label")
     none = calibrate(many, np.zeros((30, 2), bool), Scale(2, competes=False))
     assert is_left(none, "all labels or none")
+    one = np.zeros((30, 2), bool)
+    one[7, 0] = True  # whichever part it is dealt to, the others have none
+    assert is_left(calibrate(many, one, Scale(2, competes=False)), "only one image has a label")
 
 
 def test_what_is_all_right_is_made_neither_infinitely_sure_nor_worse():

@@ -255,6 +255,9 @@ class _Work:
             return "all images have the same label, which says nothing of the others"
         if self._targets.all() or not self._targets.any():
             return "the images have all labels or none, which says nothing of scores"
+        if self._targets.any(axis=1).sum() < 2:
+            # Whatever part it is dealt to, the others have no label to learn from.
+            return "only one image has a label, which says too little of scores"
         return ""
 
     def parts(self) -> list[Booleans]:

@@ -86,10 +86,8 @@ class LabelClass:
     def __post_init__(self) -> None:
         if not self.name.strip() or not self.prompts or not all(map(str.strip, self.prompts)):
             raise ValueError(f"the label {self.name!r} needs a name and prompts that are not empty")
-        try:
-            "".join((self.name, *self.prompts)).encode()
-        except UnicodeEncodeError as error:
-            raise ValueError(f"the label {self.name!r} is not valid Unicode") from error
+        if not _is_unicode("".join((self.name, *self.prompts))):
+            raise ValueError(f"the label {self.name!r} is not valid Unicode")
         if self.threshold is not None and not 0.0 <= self.threshold <= 1.0:
             raise ValueError(f"the threshold of {self.name} must be in 0..1: {self.threshold!r}")
 
@@ -122,8 +120,14 @@ class LabelSet:
             raise ValueError(f"labels must be different, but {', '.join(double)} is there twice")
         if not all(text.strip() for text in self.background):
             raise ValueError("background must not be empty")
+        if not isinstance(self.none_label, str | None):
+            raise TypeError(f"none_label must be text, but got {self.none_label!r}")
         if self.none_label is not None and not self.none_label.strip():
             raise ValueError("none_label must have a name")
+        for what, texts in (("background", self.background), ("none_label", (self.none_label,))):
+            for text in texts:
+                if text is not None and not _is_unicode(text):
+                    raise ValueError(f"{what} is not valid Unicode: {text!r}")
         if self.none_label in names:
             raise ValueError(
                 f"none_label must differ from the labels, but {self.none_label!r} is one"
@@ -216,7 +220,8 @@ def word_classes(words: Iterable[str]) -> tuple[LabelClass, ...]:
     for word in words:
         if not isinstance(word, str):
             raise TypeError(f"a label must be text, but got {word!r}")
-        kept.setdefault(word, LabelClass(word, (word,)))
+        text = str(word)  # NumPy's are texts of their own kind
+        kept.setdefault(text, LabelClass(text, (text,)))
     if not kept:
         raise ValueError("there are no labels")
     return tuple(kept.values())
@@ -333,6 +338,15 @@ def _texts(what: str, told: str | Iterable[str]) -> tuple[str, ...]:
         if not isinstance(text, str):
             raise TypeError(f"{what} must be text, but got {text!r}")
     return texts
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether a text can be written, which the names of some files cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _each(what: str, told: Iterable[str]) -> list[str]:

@@ -36,7 +36,7 @@ class Scorer(Protocol):
 
     @property
     def source(self) -> str:
-        """Which cards answer: `starter@1.0`, or several with a plus between them."""
+        """Which cards answer: `starter@1.1`, or several with a plus between them."""
 
     @property
     def inputs(self) -> tuple[PreprocessSpec, ...]:

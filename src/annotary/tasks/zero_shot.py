@@ -19,6 +19,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -61,10 +62,12 @@ class ZeroShotOptions:
     """A file of `annotary calibrate`: its temperature, and its thresholds where none are told."""
 
     def __post_init__(self) -> None:
-        if self.threshold is not None and not 0.0 <= self.threshold <= 1.0:
-            raise ValueError(f"threshold must be in 0..1, but got {self.threshold}")
-        if self.top is not None and self.top < 1:
-            raise ValueError(f"top must be at least 1, but got {self.top}")
+        if not isinstance(self.multi_label, bool | np.bool_):
+            raise ValueError(f"multi_label must be true or false, but got {self.multi_label!r}")
+        if self.threshold is not None and not _is_share(self.threshold):
+            raise ValueError(f"threshold must be in 0..1, but got {self.threshold!r}")
+        if self.top is not None and (not isinstance(self.top, Integral) or self.top < 1):
+            raise ValueError(f"top must be whole and at least 1, but got {self.top!r}")
 
 
 class ZeroShot:
@@ -259,11 +262,13 @@ class ZeroShot:
 
     def _every_threshold(self, told: Mapping[str, float]) -> Floats:
         """One threshold a label."""
+        if not isinstance(told, Mapping):
+            raise UsageError(f"thresholds of labels are like {{'cat': 0.5}}, but got {told!r}")
         known = {*self._names, self._labels.none_label}
         for name, threshold in told.items():
             if name not in known:
                 raise UsageError(f"a threshold is for {name!r}, which is no label")
-            if not 0.0 <= threshold <= 1.0:
+            if not _is_share(threshold):
                 raise UsageError(f"the threshold of {name!r} must be in 0..1, but is {threshold!r}")
         every = [
             self._threshold(label.name, label.threshold, told) for label in self._labels.classes
@@ -311,6 +316,10 @@ def read_thresholds(path: Path) -> dict[str, float]:
     except (ValueError, csv.Error) as error:
         raise UsageError(f"{path}: a row must be label,threshold: {error}") from error
     return found
+
+
+def _is_share(value: Any) -> bool:
+    return isinstance(value, Real) and 0.0 <= float(value) <= 1.0
 
 
 def _digest(values: Iterable[Any]) -> str:
