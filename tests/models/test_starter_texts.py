@@ -98,6 +98,16 @@ def _tokenizer(tokenizers, known=[]):  # noqa: B006  it takes half a second to r
     return known[0]
 
 
+def test_a_full_stop_at_the_end_says_nothing():
+    model = dual_encoder(load_model("starter", ONE_CORE))
+    plain, stopped, chinese = (
+        model.embed_texts([text]).vectors for text in ("a cat", "a cat . ", "a cat。")
+    )
+    np.testing.assert_array_equal(plain, stopped)
+    np.testing.assert_array_equal(plain, chinese)
+    assert model.embed_texts(["..."]).vectors.shape == plain.shape
+
+
 def test_it_is_an_encoder_of_both(starter, embedded):
     assert dual_encoder(starter) is starter
     texts = starter.embed_texts(["a cat", "two boats"])

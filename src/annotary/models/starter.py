@@ -29,6 +29,9 @@ TEXT_FILE = "text.onnx"
 TOKENIZER_FILE = "tokenizer.json"
 OUTPUT = "image_embeds"
 
+_STOPS = " .。"
+"""What ends a sentence and is left out, as in training (`recipes/starter/pairs.py`)."""
+
 
 class Starter(OnnxTagger):
     """A tagger that embeds images and texts alike.
@@ -75,7 +78,8 @@ class Starter(OnnxTagger):
     def embed_texts(self, texts: Sequence[str]) -> Texts:
         """Unit vectors of any number of texts, in their order. Thread-safe.
 
-        It works through them in batches of its own; memory grows with the result alone. No template is added.
+        It works through them in batches of its own; memory grows with the result alone. No template is added. A full
+        stop at the end says nothing: the captions that it was trained with have none.
 
         Raises:
             UsageError: A text is empty.
@@ -84,7 +88,14 @@ class Starter(OnnxTagger):
         with self._lock:
             if self._texts is None:
                 self._texts = self._open_texts()
-        return self._texts.embed(texts)
+        return self._texts.embed(_without_stops(texts))
+
+
+def _without_stops(texts: Sequence[str]) -> Sequence[str]:
+    """Texts without blanks and full stops at their ends; one that is nothing else stays as it is."""
+    if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
+        return texts  # which is told where texts are checked
+    return [text.rstrip(_STOPS) or text for text in texts]
 
 
 def load(card: Card, directory: Path, options: RuntimeOptions) -> Starter:
