@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import annotary
+from annotary import registry
 from tests.conftest import child_environment
 
 PACKAGE = Path(annotary.__file__).parent
@@ -215,9 +216,12 @@ def test_the_core_install_has_no_torch_and_imports_everything():
 
 
 def test_help_imports_no_heavy_package():
+    """Of annotary, and of every command."""
+    commands = [[], *([name] for name in registry.names("cli"))]
     code = (
         "import sys\nfrom annotary.cli import main\n"
-        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        f"for command in {commands!r}:\n"
+        "    try:\n        main([*command, '--help'])\n    except SystemExit:\n        pass\n"
         f"print([m for m in {(*HEAVY, 'onnxruntime', 'httpx', 'rich')!r} if m in sys.modules])"
     )
     result = subprocess.run(

@@ -38,7 +38,7 @@ def test_sigmoid_when_the_card_says_so(tmp_path):
 
 
 def test_unknown_names_say_what_exists(colours):
-    with pytest.raises(UnknownName, match="unknown model 'stater'; known: .*dir:PATH"):
+    with pytest.raises(UnknownName, match=r"unknown model 'stater'; known: .*dir:PATH"):
         load_model("stater")
     with pytest.raises(UsageError, match=f"say --model dir:{colours}"):
         load_model(str(colours))

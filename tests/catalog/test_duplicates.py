@@ -139,6 +139,23 @@ def test_the_surest_way_and_the_nearest_kept_image_are_told():
     assert [(m.image, m.distance) for m in second.members] == [("other", None), ("nearer", 2.0)]
 
 
+def test_a_photo_and_itself_without_its_colours_do_not_stand_for_each_other():
+    size = {"width": 9, "height": 9}
+    colour = Fingerprint("colour.jpg", bytes=10, phash=7, chroma=90, **size)
+    grey = Fingerprint("grey.png", bytes=99, phash=7, chroma=0, **size)  # the larger file
+    tinged = Fingerprint("tinged.jpg", bytes=5, phash=6, chroma=12, **size)
+    unknown = replace(grey, image="unknown.png", chroma=None)
+    assert names(find_duplicates([colour, grey])) == []
+    assert names(find_duplicates([colour, unknown])) == [["unknown.png", "colour.jpg"]]
+    assert names(find_duplicates([colour, tinged])) == [["colour.jpg", "tinged.jpg"]]
+    assert names(find_duplicates([grey, tinged])) == [["grey.png", "tinged.jpg"]]
+    assert names(find_duplicates([colour, replace(grey, phash=6)])) == []
+    copy = replace(colour, image="copy.jpg", bytes=9)
+    assert names(find_duplicates([colour, grey, copy])) == [["colour.jpg", "copy.jpg"]]
+    # As a leak between training and test images it counts.
+    assert names(find_duplicates([grey], against=[colour])) == [["colour.jpg", "grey.png"]]
+
+
 def test_a_chain_is_no_group():
     """Each is 4 bits from the next: whoever is not near the kept one itself is not in its group."""
     chain = [

@@ -19,6 +19,7 @@ from annotary.tasks.perceptual_hash import (
     BITS,
     SPEC,
     PerceptualHash,
+    chromas,
     distance,
     perceptual_hashes,
 )
@@ -139,3 +140,16 @@ def test_in_the_pipeline_it_stands_beside_the_record(hashes):
     assert [result.beside["phash"] for result in results] == list(hashes.values())
     assert all(len(result.beside["sha256"]) == 64 for result in results)
     assert all(not result.record.sources for result in results)
+
+
+def test_photos_are_far_from_grey_and_their_grey_copies_are_not():
+    def chroma_of(image: Image.Image, **options) -> int:
+        decoded = images.decode(encoded(image, **options), at_least=preprocess.needed_by_all(SPEC))
+        picture = preprocess.fit(decoded.pixels, SPEC, (decoded.width, decoded.height))
+        return int(chromas(preprocess.to_batch([picture], SPEC).astype(np.uint8))[0])
+
+    for path in EXAMPLES:
+        with Image.open(path) as photo:
+            assert chroma_of(photo.convert("RGB"), quality=30) > 24
+            assert chroma_of(photo.convert("L").convert("RGB"), quality=30) <= 6
+    assert chromas(np.zeros((0, 32, 32, 3), np.uint8)).shape == (0,)

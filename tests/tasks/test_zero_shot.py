@@ -388,7 +388,7 @@ def test_thresholds_that_make_no_sense_are_told(thresholds, message):
     [
         ({"threshold": -0.1}, "^threshold must be in 0..1"),
         ({"threshold": math.nan}, "^threshold must be in 0..1"),
-        ({"top": 0}, "^top must be at least 1"),
+        ({"top": 0}, "^top must be whole and at least 1"),
     ],
 )
 def test_options_that_make_no_sense_begin_with_their_name(options, message):

@@ -102,7 +102,7 @@ def _option(record: type, entry: Field[Any]) -> Callable[[Function], Function]:
         metavar=entry.metadata.get("metavar"),
         multiple=multiple,
         default=default or None if multiple else default,
-        show_default=default is not None and not multiple,
+        show_default=default not in (None, "") and not multiple,
         help=text,
     )
 

@@ -136,7 +136,7 @@ class RunState:
     def _told_changes(self, before: Mapping[str, Any]) -> str:
         names = sorted({*before, *self._settings})
         changes = "; ".join(
-            f"{name} was {_shown(before.get(name))}, now {_shown(self._settings.get(name))}"
+            _told_change(name, before.get(name), self._settings.get(name))
             for name in names
             if (before.get(name) or None) != (self._settings.get(name) or None)
         )
@@ -274,6 +274,22 @@ def _said(settings: Mapping[str, Any]) -> dict[str, Any]:
         for name, value in settings.items()
         if value or (value == 0 and value is not False)
     }
+
+
+_DIGESTS = {
+    "weights": "the files of the model differ",
+    "labels": "the labels or their prompts differ",
+    "labels_of_image": "the labels of single images differ",
+    "policy": "the policy differs",
+}
+"""What is said of settings that are kept as digests, which say nothing to people."""
+
+
+def _told_change(name: str, before: Any, now: Any) -> str:
+    """What changed in a setting."""
+    if name in _DIGESTS and before is not None and now is not None:
+        return _DIGESTS[name]
+    return f"{name} was {_shown(before)}, now {_shown(now)}"
 
 
 def _shown(value: object) -> str:
