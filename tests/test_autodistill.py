@@ -383,3 +383,23 @@ def test_the_starter_predicts_photos(monkeypatch, tmp_path):
 def _saved(image: Image.Image, path: Path) -> Path:
     image.save(path)
     return path
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda model: model.predict(picture("red"), confidence="x"), "confidence must be in 0"),
+        (lambda model: model.set_ontology(["cat"]), "an ontology is like"),
+        (lambda model: model.set_ontology(None), "an ontology is like"),
+        (lambda model: model.set_ontology({}), "there are no labels"),
+        (lambda model: model.compare([np.nan, 1.0], [1.0, 2.0]), "holds numbers"),
+        (
+            lambda model: Annotary(ONTOLOGY, model=SmallEncoder(), background=3),
+            "background must be",
+        ),
+    ],
+)
+def test_wrong_types_are_told_and_what_was_there_stays(model, call, message):
+    with pytest.raises(UsageError, match=message):
+        call(model)
+    assert model.predict(picture("red"), confidence=0.0).class_id[0] == 0

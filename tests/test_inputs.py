@@ -35,7 +35,7 @@ def test_words_are_an_image_where_there_is_a_file(tmp_path):
     assert side_of("image:cat") == ("image", "cat")
 
 
-@pytest.mark.parametrize("told", ["missing.jpg", " ", "", "text:", "image: "])
+@pytest.mark.parametrize("told", [".", "missing.jpg", " ", "", "text:", "image: "])
 def test_what_is_neither_is_refused(told):
     with pytest.raises(UsageError):
         side_of(told)

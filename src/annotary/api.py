@@ -288,11 +288,22 @@ class Annotator:
             UsageError: One of them makes no sense, or the model does not know texts.
             ImageError: An image cannot be read.
         """
-        (kind, vector), (other_kind, other_vector) = self._side(one), self._side(other)
-        if kind == other_kind:
-            return Comparison(cosine_of(vector, other_vector), None)
-        image, text = (vector, other_vector) if kind == "image" else (other_vector, vector)
-        return Comparer(dual_encoder(self._models[0])).match(image, text)
+        return self.compare_all(one, [other])[0]
+
+    def compare_all(self, one: ImageInput, others: Iterable[ImageInput]) -> list[Comparison]:
+        """How alike something is to each of some others; see `compare`. It is embedded once."""
+        kind, vector = self._side(one)
+        comparer: Comparer | None = None
+        found = []
+        for other in others:
+            other_kind, other_vector = self._side(other)
+            if kind == other_kind:
+                found.append(Comparison(cosine_of(vector, other_vector), None))
+                continue
+            comparer = comparer or Comparer(dual_encoder(self._models[0]))
+            pair = (vector, other_vector) if kind == "image" else (other_vector, vector)
+            found.append(comparer.match(*pair))
+        return found
 
     def _side(self, told: ImageInput) -> tuple[str, Vectors]:
         """Whether something is an image or a text, and its vector float32[d]."""

@@ -18,6 +18,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from itertools import chain, islice
+from numbers import Real
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, TypeAlias
@@ -144,15 +145,19 @@ class Annotary(ClassificationBaseModel):  # type: ignore[misc]
         else:
             self._model, self._weights = model, model.card.id
         self._annotator = Annotator(self._model)
-        self._background = (background,) if isinstance(background, str) else tuple(background)
+        self._background = background
+        if not isinstance(background, str) and isinstance(background, Iterable):
+            self._background = tuple(background)  # as it is read again with every ontology
         self.set_ontology(ontology)
 
     def set_ontology(self, ontology: CaptionOntology | Mapping[str, str]) -> None:
         """Take other prompts and classes; they are embedded at once."""
-        pairs = ontology.items() if isinstance(ontology, Mapping) else ontology.promptMap
-        self.ontology = UniqueOntology(dict(pairs))
+        if not isinstance(ontology, Mapping) and not hasattr(ontology, "promptMap"):
+            raise UsageError(f"an ontology is like {{'a kitten': 'cat'}}, but got {ontology!r}")
+        pairs = dict(ontology if isinstance(ontology, Mapping) else ontology.promptMap)
+        self._labels = LabelSet.of(pairs, background=self._background)
+        self.ontology = UniqueOntology(pairs)
         classes = self.ontology.classes()
-        self._labels = LabelSet.of(dict(pairs), background=self._background)
         assert self._labels.names == tuple(classes)
         options = ZeroShotOptions(multi_label=self._options.multi_label, top=len(classes))
         self._task = ZeroShot(dual_encoder(self._model), self._labels, options, cache=self._cache)
@@ -338,8 +343,8 @@ class Annotary(ClassificationBaseModel):  # type: ignore[misc]
 
 
 def _checked(confidence: float) -> float:
-    if not 0.0 <= confidence <= 1.0:
-        raise ValueError(f"confidence must be in 0..1, but got {confidence}")
+    if not isinstance(confidence, Real) or not 0.0 <= float(confidence) <= 1.0:
+        raise ValueError(f"confidence must be in 0..1, but got {confidence!r}")
     return float(confidence)
 
 
@@ -385,4 +390,6 @@ def _vector(told: npt.ArrayLike) -> npt.NDArray[np.float64]:
         ) from error
     if vector.ndim != 1:
         raise UsageError(f"an embedding is an array of one axis, but got {list(vector.shape)}")
+    if not np.isfinite(vector).all():
+        raise UsageError("an embedding holds numbers, but this one has some that are none")
     return vector

@@ -65,6 +65,8 @@ def side_of(told: str) -> tuple[Literal["image", "text"], str]:
         raise UsageError("say an image or a text; got nothing")
     if told.startswith(("http://", "https://")) or os.path.isfile(told):  # noqa: PTH113 - never raises
         return "image", told
+    if os.path.isdir(told):  # noqa: PTH112 - never raises
+        raise UsageError(f"{told} is a folder, not an image; if it is a text, say 'text:{told}'")
     if os.path.splitext(told)[1].lower() in IMAGE_SUFFIXES:  # noqa: PTH122
         raise UsageError(f"no such file: {told}; if it is a text, say 'text:{told}'")
     return "text", told

@@ -99,6 +99,21 @@ def test_labels_of_each_image_by_itself(pictures):
     assert [label.name for label in found["boats.jpg"].labels] == ["boats"]
     assert found["rocket.jpg"].labels == ()
     assert found["rocket.jpg"].sources
+    told = annotary("classify", pictures, "--labels-from", "labels.csv").stderr
+    assert "3 images are not in labels.csv, so they got no labels" in told
+
+
+def test_what_a_user_may_not_have_meant_is_told(pictures):
+    one = annotary("classify", pictures, "--labels", "a cat")
+    assert one.returncode == 0
+    assert "one label alone always wins: say --none-label NAME, or --multi-label" in one.stderr
+    long = annotary("classify", pictures, "--labels", f"cat, {'word ' * 400}")
+    assert "longer than starter@" in long.stderr
+    assert max(map(len, long.stderr.splitlines())) < 200
+    assert "one label" not in long.stderr
+    told = annotary("compare", pictures / "cat.jpg", "cat", "word " * 400)
+    assert "does not read all of 'word word" in told.stderr
+    assert "api.py" not in told.stderr
 
 
 def test_a_stopped_run_goes_on_and_other_labels_are_refused(pictures):
@@ -148,6 +163,7 @@ def test_a_broken_image_is_listed_and_the_run_goes_on(pictures):
         (("--labels", " , "), "there are no labels"),
         (("--labels", "a", "--labels-file", "x"), "got --labels, --labels-file"),
         (("--labels-file", "missing.txt"), "missing.txt: No such file"),
+        (("--labels-file", "labels.yaml"), "labels.yaml is no list of labels but an ontology"),
         (
             ("--labels", "cat", "--template", "a photo"),
             "--template must have {} where the label goes",

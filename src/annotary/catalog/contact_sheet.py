@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
 from annotary import images
-from annotary.errors import ImageError, UsageError
+from annotary.catalog.sheet_place import MARK, check_sheet_place
+from annotary.errors import ImageError, OutputError, UsageError
 from annotary.images import DecodeOptions
+from annotary.sinks._atomic import replacing
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -97,6 +101,30 @@ def thumbnail(data: bytes, side: int = 128, options: DecodeOptions | None = None
     picture = Image.fromarray(decoded.pixels)
     picture.thumbnail((side, side), Image.Resampling.BICUBIC)
     return np.asarray(picture)
+
+
+def save(sheet: Image.Image, path: Path) -> None:
+    """Write a sheet, whole or not at all, with the mark by which a later run knows that it may replace it.
+
+    Args:
+        sheet: The picture.
+        path: A file that ends in one of `SUFFIXES`; folders that are missing are made.
+
+    Raises:
+        UsageError: Something else is there.
+        OutputError: It cannot be written.
+    """
+    check_sheet_place(path)
+    try:
+        with replacing(path) as file:
+            if path.suffix.lower() == ".png":
+                told = PngInfo()
+                told.add_text("Comment", MARK.decode())
+                sheet.save(file, "PNG", pnginfo=told)
+            else:
+                sheet.save(file, "JPEG", quality=90, comment=MARK)
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def _rows(section: Section, columns: int) -> int:

@@ -21,6 +21,7 @@ class Fingerprint:
         sha256: Of the file's bytes, hexadecimal.
         phash: The perceptual hash, 0..2**64-1.
         vector: float32[d] of length 1.
+        chroma: How far the image is from grey, 0..255 (`annotary.tasks.perceptual_hash.chromas`).
     """
 
     image: str
@@ -31,6 +32,7 @@ class Fingerprint:
     sha256: str | None = None
     phash: int | None = None
     vector: npt.NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
+    chroma: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

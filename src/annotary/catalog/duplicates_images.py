@@ -22,6 +22,10 @@ _WAYS = ("file", "exact", "phash", "embedding")
 _CACHE_KIB = 64 * 1024
 _AT_ONCE = 10_000
 
+_GREY, _COLOURED = 6, 24
+"""Up to which chroma an image is grey, and from which on it has colours. Between them, as where JPEG has left a tinge,
+nobody can say."""
+
 _SCHEMA = f"""
 PRAGMA journal_mode = OFF;
 PRAGMA synchronous = OFF;
@@ -29,7 +33,7 @@ PRAGMA temp_store = FILE;
 PRAGMA cache_size = -{_CACHE_KIB};
 CREATE TABLE images (
     number INTEGER PRIMARY KEY, side INTEGER, image BLOB, path BLOB, file BLOB, gone INTEGER, modified REAL,
-    bytes INTEGER, width INTEGER, height INTEGER, sha256 TEXT, phash INTEGER, vector INTEGER
+    bytes INTEGER, width INTEGER, height INTEGER, sha256 TEXT, phash INTEGER, vector INTEGER, chroma INTEGER
 );
 CREATE TABLE names (kept INTEGER, image BLOB);
 CREATE TABLE hash_pairs (first INTEGER, second INTEGER, distance INTEGER);
@@ -59,14 +63,15 @@ INSERT OR IGNORE INTO chosen SELECT number FROM images WHERE phash IN
 INSERT OR IGNORE INTO chosen SELECT number FROM images WHERE phash IN (SELECT first FROM hash_pairs);
 INSERT OR IGNORE INTO chosen SELECT first FROM vector_pairs;
 CREATE TABLE candidates (
-    rank INTEGER PRIMARY KEY, number INTEGER, side INTEGER, file BLOB, sha256 TEXT, phash INTEGER, content INTEGER
+    rank INTEGER PRIMARY KEY, number INTEGER, side INTEGER, file BLOB, sha256 TEXT, phash INTEGER, content INTEGER,
+    chroma INTEGER
 );
 INSERT INTO candidates
     SELECT row_number() OVER (ORDER BY {_ORDER}) - 1, number, side, file, sha256, phash,
         CASE WHEN vector IS NULL THEN NULL WHEN sha256 IS NULL THEN number ELSE
             (SELECT min(same.number) FROM images AS same
              WHERE same.sha256 = images.sha256 AND same.vector IS NOT NULL)
-        END
+        END, chroma
     FROM images WHERE number IN chosen;
 CREATE INDEX candidates_by_file ON candidates (file, rank);
 CREATE INDEX candidates_by_sha256 ON candidates (sha256, rank);
@@ -74,13 +79,18 @@ CREATE INDEX candidates_by_phash ON candidates (phash, rank);
 CREATE INDEX candidates_by_content ON candidates (content, rank);
 """
 
+_COLOURED_ALIKE = f"""(chroma IS NULL OR :chroma IS NULL
+    OR min(chroma, :chroma) > {_GREY} OR max(chroma, :chroma) < {_COLOURED})"""
+"""A photo without its colours has the hash of the photo, and is often the larger file; neither stands for the other."""
+
 _NEAR = {
     "file": "SELECT rank, 0.0 FROM candidates WHERE file = :file AND rank > :after",
     "exact": "SELECT rank, 0.0 FROM candidates WHERE sha256 = :sha256 AND rank > :after",
-    "phash": """SELECT rank, 0.0 FROM candidates WHERE phash = :phash AND rank > :after
+    "phash": f"""SELECT rank, 0.0 FROM candidates
+        WHERE phash = :phash AND rank > :after AND {_COLOURED_ALIKE}
         UNION ALL SELECT rank, distance FROM hash_pairs
             JOIN candidates ON candidates.phash = hash_pairs.second AND rank > :after
-        WHERE hash_pairs.first = :phash""",
+        WHERE hash_pairs.first = :phash AND {_COLOURED_ALIKE}""",
     "embedding": """SELECT rank, 0.0 FROM candidates WHERE content = :content AND rank > :after
         UNION ALL SELECT rank, distance FROM vector_pairs
             JOIN candidates ON candidates.content = vector_pairs.second AND rank > :after
@@ -136,7 +146,7 @@ class ImageTable:
                 *(int(is_reference), _stored(image.image), _stored(image.path)),
                 *(file, int(is_gone), modified),
                 *(image.bytes, image.width, image.height, image.sha256),
-                *(_signed(image.phash), place),
+                *(_signed(image.phash), place, image.chroma),
             )
         )
         if len(self._waiting) >= _AT_ONCE:
@@ -232,16 +242,16 @@ class ImageTable:
         ).fetchone()
         ways = [way for way in _WAYS if way in kinds or (way == "file" and is_against)]
         nearest = _Nearest(count)
-        columns = "rank, file, sha256, phash, content"
-        query = f"SELECT {columns} FROM candidates ORDER BY rank"
+        names = ("file", "sha256", "phash", "content", "chroma")
+        query = f"SELECT rank, {', '.join(names)} FROM candidates ORDER BY rank"
         cursor = self._database.execute(query)
-        for rank, file, sha256, phash, content in islice(
-            cursor, references if is_against else count
-        ):
+        for rank, *values in islice(cursor, references if is_against else count):
             if nearest.has(rank):
                 continue
-            known = {"file": file, "sha256": sha256, "phash": phash, "content": content}
+            known = dict(zip(names, values, strict=True))
             known["after"] = references - 1 if is_against else rank
+            if is_against:  # a photo that was learned from is known without its colours, too
+                known["chroma"] = None
             for way in ways:
                 found = self._database.execute(_NEAR[way], known).fetchall()
                 if found:
@@ -250,7 +260,7 @@ class ImageTable:
             yield self._told_of(kept), [self._found(*other) for other in others]
 
     def _flush(self) -> None:
-        marks = "NULL, " + ", ".join("?" * 12)
+        marks = "NULL, " + ", ".join("?" * 13)
         with _told():
             self._database.execute("BEGIN")
             self._database.executemany(f"INSERT INTO images VALUES ({marks})", self._waiting)

@@ -18,6 +18,7 @@ from annotary.cli._annotating import (
     running_options,
     tag_policy,
 )
+from annotary.cli._labels import labels_kept
 from annotary.cli._options import SectionedCommand, made, options_of
 from annotary.cli._writing import writing_options
 from annotary.errors import UsageError
@@ -86,7 +87,8 @@ class LabelScoring:
     """A CSV file with thresholds of single labels, label,threshold; they take the place of --label-threshold."""
 
     label_top: int | None = None
-    """Keep at most so many labels, the best; without it all, up to 100."""
+    """Keep at most so many labels, the best; without it all, up to 100, and one of those that compete where words are
+    written without scores."""
 
     calibration: Path | None = field(default=None, metadata={"metavar": "FILE"})
     """A file of `annotary calibrate`: its temperature, and its thresholds where none are told."""
@@ -143,7 +145,7 @@ def _annotate(paths: tuple[str, ...], values: dict[str, Any]) -> int:
     models = _Models(values["model"], options, annotating.runtime)
     make = {
         "tag": lambda: _tagging(models, values),
-        "classify": lambda: _classifying(models, values),
+        "classify": lambda: _classifying(models, values, annotating.writing.form),
         "embed": lambda: _embedding(models),
     }
     asked = [make[name]() for name in TASKS if name in options.named]
@@ -230,13 +232,14 @@ def _tagging(models: _Models, values: dict[str, Any]) -> _Asked:
     return _Asked(task, {"weights": found.weights, **task.settings()})
 
 
-def _classifying(models: _Models, values: dict[str, Any]) -> _Asked:
+def _classifying(models: _Models, values: dict[str, Any], form: str | None) -> _Asked:
     from annotary.cli._output import tell
     from annotary.cli.classify import zero_shot
 
     scoring = made(LabelScoring, values)
     found = models.encoder("classify")
-    renamed = {"threshold": scoring.label_threshold, "top": scoring.label_top}
+    kept = labels_kept(form, scoring.label_top, found.model, multi_label=scoring.multi_label)
+    renamed = {"threshold": scoring.label_threshold, "top": kept}
     task = zero_shot(found, {**values, **renamed})
     if task.truncated and not values["quiet"]:
         named = ", ".join(task.truncated[:5]) + (", ..." if len(task.truncated) > 5 else "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,6 +15,7 @@ from annotary.cli._annotating import (
     policy_option,
     running_options,
 )
+from annotary.cli._labels import labels_kept
 from annotary.cli._options import SectionedCommand, made, options_of
 from annotary.cli._writing import writing_options
 from annotary.errors import UsageError
@@ -23,8 +25,8 @@ from annotary.tasks.zero_shot import ZeroShotOptions
 if TYPE_CHECKING:
     from annotary.tasks.zero_shot import ZeroShot
 
-KEYWORD_FORMATS = ("caption", "hydrus", "kohya", "kohya-jsonl", "txt", "xmp")
-"""Formats that hold words without scores: of labels that compete they get the best one."""
+MANY_PROMPTS = 5000
+"""From so many on it is told that they are embedded, as that takes a while."""
 
 
 @click.command("classify", cls=SectionedCommand, short_help="Say which of some labels fit images.")
@@ -54,27 +56,44 @@ def _classify(paths: tuple[str, ...], values: dict[str, Any]) -> int:
     # Whatever can be wrong is found before anything is written.
     annotating = Annotating(paths, values)
     annotating.check("labels")
-    if values["top"] is None and not values["multi_label"]:
-        values["top"] = 1 if annotating.writing.form in KEYWORD_FORMATS else None
     found = loaded(values["model"], annotating.runtime)
+    kept = annotating.writing.form, values["top"], found.model
+    values["top"] = labels_kept(*kept, multi_label=values["multi_label"])
     task = zero_shot(found, values)
-    if task.truncated and not values["quiet"]:
-        named = ", ".join(task.truncated[:5]) + (", ..." if len(task.truncated) > 5 else "")
-        tell(f"longer than {found.model.card.id} reads, so the end is left out: {named}")
-    if task.uncalibrated and not values["quiet"]:
-        named = ", ".join(task.uncalibrated[:5]) + (", ..." if len(task.uncalibrated) > 5 else "")
-        tell(f"--calibration has no threshold for {named}")
-    if values["policy"] is not None and task.labels_compete and not values["quiet"]:
-        tell(
-            "labels compete for each image, so one is always likely: --multi-label judges each by itself"
-        )
+    if not values["quiet"]:
+        for note in _notes(task, values):
+            tell(note)
     settings = {
         "command": "classify",
         "model": task.source,
         "weights": found.weights,
         **task.settings(),
     }
-    return annotating.run([task], settings, ("classifying", "classified"), as_labels)
+    code = annotating.run([task], settings, ("classifying", "classified"), as_labels)
+    if task.unlabelled and not values["quiet"]:
+        tell(
+            f"{task.unlabelled:,} images are not in {values['labels_from']}, so they got no labels"
+        )
+    return code
+
+
+def _notes(task: ZeroShot, values: dict[str, Any]) -> Iterator[str]:
+    """What a user may not have meant."""
+    if task.truncated:
+        yield f"longer than {task.source} reads, so the end is left out: {_listed(task.truncated)}"
+    if task.uncalibrated:
+        yield f"--calibration has no threshold for {_listed(task.uncalibrated)}"
+    if task.labels_compete and values["policy"] is not None:
+        yield "labels compete for each image, so one is always likely: --multi-label judges each by itself"
+    elif task.always_wins:
+        yield "one label alone always wins: say --none-label NAME, or --multi-label"
+
+
+def _listed(names: Sequence[str]) -> str:
+    """The first five names."""
+    from annotary.tasks.label_sets import shortened
+
+    return ", ".join(map(shortened, names[:5])) + (", ..." if len(names) > 5 else "")
 
 
 def zero_shot(found: Loaded, values: dict[str, Any]) -> ZeroShot:
@@ -83,6 +102,7 @@ def zero_shot(found: Loaded, values: dict[str, Any]) -> ZeroShot:
     Raises:
         UsageError: They make no sense, or the model does not know texts.
     """
+    from annotary.cli._output import tell
     from annotary.tasks.calibration import read_calibration
     from annotary.tasks.encoding import dual_encoder
     from annotary.tasks.label_sets import read_labels
@@ -104,6 +124,9 @@ def zero_shot(found: Loaded, values: dict[str, Any]) -> ZeroShot:
         labels = read_labels(label_options)
     if policy is not None:
         policy.check(labels.names)
+    prompts = sum(len(label.prompts) for label in labels.classes)
+    if prompts > MANY_PROMPTS and not values["quiet"]:
+        tell(f"embedding {prompts:,} texts, unless they are remembered from an earlier run")
     corrected, cuts = options.calibration, options.label_thresholds
     return ZeroShot(
         dual_encoder(found.model),

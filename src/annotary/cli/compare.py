@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from typing import Any
 
 import click
@@ -30,16 +31,28 @@ def command(one: str, others: tuple[str, ...], **values: Any) -> None:
 def _compare(one: str, others: tuple[str, ...], values: dict[str, Any]) -> None:
     from annotary.api import Annotator
     from annotary.cli._annotating import loaded
-    from annotary.cli._output import one_line
+    from annotary.cli._output import tell
 
     model = Annotator(loaded(values["model"], made(RuntimeOptions, values)).model)
-    for other in others:
-        found = model.compare(one, other)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always", UserWarning)
+        every = model.compare_all(one, others)
+    for told in dict.fromkeys(str(warning.message) for warning in said):
+        tell(told)
+    for other, found in zip(others, every, strict=True):
         if values["as_json"]:
-            told = {"a": one, "b": other, "cosine": round(found.cosine, 6)}
+            row = {"a": one, "b": other, "cosine": round(found.cosine, 6)}
             if found.probability is not None:
-                told["probability"] = round(found.probability, 6)
-            click.echo(json.dumps({**told, "source": model.card.id}, ensure_ascii=False))
+                row["probability"] = round(found.probability, 6)
+            click.echo(json.dumps({**row, "source": model.card.id}, ensure_ascii=False))
         else:
             match = "" if found.probability is None else f"  match {found.probability:.3f}"
-            click.echo(f"{found.cosine:+.3f}{match}  {one_line(one)} | {one_line(other)}")
+            click.echo(f"{found.cosine:+.3f}{match}  {_short(one)} | {_short(other)}")
+
+
+def _short(told: str) -> str:
+    """An argument on a line of its own."""
+    from annotary.cli._output import one_line
+    from annotary.tasks.label_sets import shortened
+
+    return one_line(shortened(told))

@@ -167,7 +167,7 @@ class _Images:
             path = None if item.path is None else str(item.path)
             yield Fingerprint(
                 *(item.image, path, _bytes_of(path), record.width, record.height),
-                *(beside["sha256"], beside["phash"], vector),
+                *(beside["sha256"], beside["phash"], vector, beside["chroma"]),
             )
 
     def _of_bytes(self, paths: list[str]) -> Iterator[Fingerprint]:

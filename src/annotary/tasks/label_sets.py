@@ -24,6 +24,7 @@ DEFAULT_BACKGROUND = ("a photo.", "a picture.", "an image of something.")
 """What an image without any of the labels is compared with, where a comparison is needed and none was told."""
 
 _IMAGENET = "imagenet"
+_MAPPINGS = (".yaml", ".yml", ".json")
 
 _LONGEST_CELL = 1 << 24
 """Characters of a cell of CSV; the 20,000 labels of an image are more than Python's limit lets through."""
@@ -184,6 +185,10 @@ def read_labels(options: LabelOptions) -> LabelSet:
         raise UsageError(
             f"say the labels in one way, with {asked}" + (f"; got {flags}" if told else "")
         )
+    if options.labels_file is not None and options.labels_file.suffix.lower() in _MAPPINGS:
+        raise UsageError(
+            f"{options.labels_file} is no list of labels but an ontology: say --ontology"
+        )
     path = options.labels_file or options.ontology or options.labels_from
     try:
         of_image = None
@@ -202,6 +207,11 @@ def read_labels(options: LabelOptions) -> LabelSet:
     except (OSError, ValueError, TypeError, csv.Error, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise UsageError(f"{path}: {reason}" if path else f"--labels: {reason}") from error
+
+
+def shortened(text: str) -> str:
+    """A text of at most 80 characters, for messages."""
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def split_labels(text: str) -> list[str]:

@@ -66,11 +66,22 @@ def distance(first: int, second: int) -> int:
     return (first ^ second).bit_count()
 
 
-class PerceptualHash:
-    """The task of hashing: each image's hash is handed on beside its record as `phash`.
+def chromas(pictures: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """How far pictures are from grey, uint8[b]: the most that two colours of one of their pixels differ by, 0..255.
 
-    It is 0..2**64-1, or None where the picture is flat. No network is asked, so it goes with any other tasks in one
-    pass over the images.
+    A hash is of grey values alone and cannot tell a photo from itself without colours.
+
+    Args:
+        pictures: uint8[b, 32, 32, 3], RGB, prepared as `SPEC` says.
+    """
+    return np.asarray(np.ptp(pictures, axis=3).max(axis=(1, 2), initial=0))
+
+
+class PerceptualHash:
+    """The task of hashing: each image's hash is handed on beside its record as `phash`, and its `chroma`.
+
+    The hash is 0..2**64-1, or None where the picture is flat. No network is asked, so it goes with any other tasks in
+    one pass over the images.
     """
 
     part = ""
@@ -84,12 +95,12 @@ class PerceptualHash:
     def annotate(
         self, items: Sequence[Item], *batches: npt.NDArray[np.generic]
     ) -> list[Mapping[str, Any]]:
-        """The `phash` of every image."""
-        (pictures,) = batches
-        values, is_flat = perceptual_hashes(pictures.astype(np.uint8, copy=False))
+        """The `phash` of every image, and its `chroma`."""
+        pictures = batches[0].astype(np.uint8, copy=False)
+        values, is_flat = perceptual_hashes(pictures)
+        found = zip(values.tolist(), is_flat.tolist(), chromas(pictures).tolist(), strict=True)
         return [
-            {"phash": None if flat else value}
-            for value, flat in zip(values.tolist(), is_flat.tolist(), strict=True)
+            {"phash": None if flat else value, "chroma": chroma} for value, flat, chroma in found
         ]
 
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral, Real
@@ -86,6 +87,8 @@ class ZeroShot:
         truncated: Labels with a prompt that the model cannot read to its end.
         uncalibrated: Labels without a threshold of their own, where a calibration brings some for others.
         labels_compete: Whether the scores of labels depend on which others there are.
+        always_wins: Whether there is one label, and nothing that it competes with.
+        unlabelled: Images so far that have no labels in the table of each image's own.
 
     Raises:
         UsageError: A threshold is for no label, the calibration is that of another model, or background prompts are
@@ -126,6 +129,9 @@ class ZeroShot:
             if truncated
         )
         self._names = labels.names
+        self.always_wins = self.labels_compete and len(self._names) + len(self._background) == 1
+        self.unlabelled = 0
+        self._counting = threading.Lock()
         self._thresholds = self._every_threshold(thresholds or {})
         cuts = self._calibration.thresholds
         self.uncalibrated: tuple[str, ...] = tuple(
@@ -220,6 +226,9 @@ class ZeroShot:
         if self._labels.of_image is None:
             return None
         own = own_labels(self._labels.of_image, item)
+        if not own:
+            with self._counting:
+                self.unlabelled += 1
         backgrounds = range(len(self._names), len(self._names) + len(self._background))
         return np.array([*own, *backgrounds], dtype=np.intp)
 
