@@ -18,6 +18,8 @@ from annotary.tasks.label_sets import LabelSet
 from tests.conftest import child_environment, colour_of, make_colours
 from tests.small_encoder import SmallEncoder
 
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
 
 @pytest.fixture(scope="module")
 def model(colours) -> annotary.Annotator:
@@ -373,3 +375,44 @@ def test_a_warning_cites_the_beginning_of_a_long_text():
     with pytest.warns(UserWarning, match="the end is left out") as told:
         annotary.Annotator(model).embed_texts("word " * 10_000)
     assert len(str(told[0].message)) < 200
+
+
+def test_policies_decide_from_python_too(tmp_path):
+    rules = tmp_path / "policy.yaml"
+    rules.write_text("rules: [{label: a cat, block: 0.5}, {label: boats, review: 0.5}]\n")
+    model = annotary.load("starter")
+    photos = [EXAMPLES / name for name in ("cat.jpg", "boats.jpg", "coffee.jpg")]
+    found = list(model.classify(photos, "a cat, boats, coffee", policy=rules))
+    assert [photo.decision.action for photo in found] == ["block", "review", "allow"]
+    own = tmp_path / "own.yaml"
+    own.write_text(
+        "labels: {cat: [a photo of a cat], boat: [a boat]}\n"
+        + rules.read_text().replace("a cat", "cat").replace("boats", "boat")
+    )
+    assert next(model.classify(photos, policy=own)).decision.action == "block"
+    with pytest.raises(UsageError, match="labels of its own; give no others"):
+        model.classify(photos, "cat", policy=own)
+    with pytest.raises(UsageError, match="say the labels"):
+        model.classify(photos)
+    tags = tmp_path / "tags.yaml"
+    tags.write_text("rules: [{tag: cat, block: 0.5}]\n")
+    assert [p.decision.action for p in model.tag(photos, policy=tags)] == [
+        "block",
+        "allow",
+        "allow",
+    ]
+    with pytest.raises(UsageError, match="need classify"):
+        model.tag(photos, policy=own)
+
+
+def test_of_many_images_to_compare_only_the_first_are_looked_at():
+    encoder = SmallEncoder(batch_size=1)
+
+    def endless() -> Iterator[np.ndarray]:
+        while True:
+            yield RED
+
+    with pytest.raises(UsageError, match="one image on each side, but got more"):
+        annotary.Annotator(encoder).compare(endless(), "red")
+    with pytest.raises(UsageError, match="one image on each side, but got none"):
+        annotary.Annotator(encoder).compare([], "red")

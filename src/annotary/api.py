@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -28,6 +29,7 @@ from annotary.tasks.embedding import Embed
 from annotary.tasks.encoding import Vectors, dual_encoder, image_encoder
 from annotary.tasks.ensemble import Ensemble
 from annotary.tasks.label_sets import LabelSet, read_templates
+from annotary.tasks.policy import Policy, read_policy
 from annotary.tasks.tag_rules import TagRules
 from annotary.tasks.tag_selection import TaggingOptions
 from annotary.tasks.tagging import Scorer, SingleTagger, Tagging, tagger
@@ -101,6 +103,7 @@ class Annotator:
         spaces: bool = False,
         order: Literal["score", "vocabulary", "category"] = "score",
         first: str | Iterable[str] = (),
+        policy: str | os.PathLike[str] | Policy | None = None,
         source_options: SourceOptions | None = None,
         decode_options: DecodeOptions | None = None,
     ) -> Records:
@@ -125,6 +128,7 @@ class Annotator:
             spaces: Write spaces for underscores, but leave faces such as ^_^ alone.
             order: What stands first.
             first: Patterns of tags that are moved to the front.
+            policy: A file, or what `read_policy` gave: each record gets the `decision` that it makes of the scores.
             source_options: Which files of folders are taken, and how URLs are read.
             decode_options: How images are decoded.
 
@@ -159,12 +163,18 @@ class Annotator:
             )
         except ValueError as error:
             raise UsageError(str(error)) from error
-        return _run(images, Tagging(self._scorer(), options, rules), source_options, decode_options)
+        judge = _policy(policy)
+        if judge is not None:
+            if judge.labels is not None:
+                raise UsageError("the policy has labels of its own, which need classify")
+            judge.check(self.vocabulary.names)
+        task = Tagging(self._scorer(), options, rules, judge=judge)
+        return _run(images, task, source_options, decode_options)
 
     def classify(
         self,
         images: ImageInput,
-        labels: str | Iterable[str] | Mapping[str, Any] | LabelSet,
+        labels: str | Iterable[str] | Mapping[str, Any] | LabelSet | None = None,
         *,
         template: str | Sequence[str] | None = None,
         templates: str | os.PathLike[str] | None = None,
@@ -175,6 +185,7 @@ class Annotator:
         label_thresholds: Mapping[str, float] | None = None,
         top: int | None = None,
         calibration: str | os.PathLike[str] | None = None,
+        policy: str | os.PathLike[str] | Policy | None = None,
         source_options: SourceOptions | None = None,
         decode_options: DecodeOptions | None = None,
     ) -> Records:
@@ -196,6 +207,8 @@ class Annotator:
             label_thresholds: Thresholds of single labels, 0..1.
             top: Keep at most so many labels; without it all, up to 100.
             calibration: A file of `annotary calibrate`.
+            policy: A file, or what `read_policy` gave: each record gets the `decision` that it makes of the scores. A
+                policy with labels of its own takes the place of `labels`.
             source_options: Which files of folders are taken, and how URLs are read.
             decode_options: How images are decoded.
 
@@ -214,6 +227,13 @@ class Annotator:
             corrected = None if calibration is None else Path(calibration)
         except (ValueError, TypeError, OSError) as error:
             raise UsageError(str(error)) from error
+        judge = _policy(policy)
+        if judge is not None and judge.labels is not None:
+            if labels is not None:
+                raise UsageError("the policy has labels of its own; give no others")
+            labels = judge.labels
+        if labels is None:
+            raise UsageError("say the labels, such as 'cat, dog'")
         if isinstance(labels, LabelSet):
             beside = (template, none_label, background)
             if any(told is not None and told != () for told in beside):
@@ -222,10 +242,13 @@ class Annotator:
                 )
         else:
             labels = LabelSet.of(labels, template, none_label=none_label, background=background)
+        if judge is not None:
+            judge.check(labels.names)
         task = ZeroShot(
             dual_encoder(self._models[0]),
             labels,
             options,
+            judge=judge,
             calibration=None if corrected is None else read_calibration(corrected),
             thresholds=label_thresholds,
             cache=self._cache and self._cache(),
@@ -311,9 +334,11 @@ class Annotator:
             kind, told = side_of(told)
             if kind == "text":
                 return kind, self.embed_texts(told)[0]
-        found = list(self.embed(told))
+        with closing(self.embed(told)) as records:
+            found = list(islice(records, 2))  # whatever else there may be: it is one too many
         if len(found) != 1:
-            raise UsageError(f"compare takes one image on each side, but got {len(found)}")
+            count = "more" if found else "none"
+            raise UsageError(f"compare takes one image on each side, but got {count}")
         record = found[0]
         if not isinstance(record, Annotation):
             raise UnreadableImage(f"{record.image}: {record.message}")
@@ -444,6 +469,10 @@ def _words(texts: str | Iterable[str]) -> list[str]:
                 f"this is no text that a model can read: {_beginning(text)}"
             ) from error
     return words
+
+
+def _policy(told: str | os.PathLike[str] | Policy | None) -> Policy | None:
+    return told if told is None or isinstance(told, Policy) else read_policy(Path(told))
 
 
 def _path(told: str | os.PathLike[str] | None) -> Path | None:

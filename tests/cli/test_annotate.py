@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+import tarfile
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -115,6 +117,35 @@ def test_options_of_each_task(folder, models):
     )
     row = json.loads(result.stdout)
     assert (len(row["tags"]), len(row["labels"])) == (1, 2)
+
+
+@pytest.mark.parametrize("more", [(), ("--label-top", "2"), ("--multi-label",)])
+def test_words_without_scores_get_the_best_of_labels_that_compete(folder, models, more):
+    tasks = ("--tasks", "tag,classify", *LABELS, "--threshold", "0.99")
+    places = {"txt": "texts", "xmp": "keywords", "webdataset": "a.tar", "caption": "captions"}
+    for form, place in places.items():
+        result = call(
+            "annotate", folder / "red.png", *tasks, "--format", form, "--output", place, *more
+        )
+        assert result.exit_code == 0, (result.output, result.exception)
+    with tarfile.open("a.tar") as archive:
+        (name,) = (name for name in archive.getnames() if name.endswith(".txt"))
+        packed = archive.extractfile(name).read().decode()
+    texts = [next(Path(name).rglob("red.*")).read_text().strip() for name in ("texts", "captions")]
+    assert texts == [packed.strip()] * 2
+    named = texts[0].split(", ")
+    keywords = next(Path("keywords").rglob("*.xmp")).read_text()
+    keywords = keywords[keywords.index("subject") : keywords.rindex("subject")]
+    assert [colour for colour in COLOURS if colour in keywords] == [
+        colour for colour in COLOURS if colour in named
+    ]
+    if "--multi-label" not in more:
+        assert len(named) == (2 if more else 1)
+    assert named[0] == "red"
+    # Where scores stand beside them, all are written.
+    call("annotate", folder / "red.png", *tasks, "--output", "a.jsonl", "--label-threshold", "0")
+    with open("a.jsonl", encoding="utf-8") as file:
+        assert len(json.loads(file.readline())["labels"]) == 6
 
 
 def test_a_policy_looks_at_labels_where_there_are_any(folder, models, tmp_path):

@@ -134,6 +134,25 @@ def test_another_threshold_needs_no_network(encoder, photos, ontology):
     assert encoder.images == 16
     assert "0 labelled in" in result.stderr
     assert "16 done before" in result.stderr
+    told = ("--threshold", "0.8", "--split", "train=0.5,test=0.5", "--labels-of", "two")
+    assert "16 done before" in call(*arguments, "--output", "three", *told).stderr
+    assert encoder.images == 16
+
+
+def test_one_label_alone_is_told_to_win_always(encoder, photos):
+    note = "one label alone always wins: say --none-label NAME, or --multi-label with --threshold"
+    told = {
+        ("--labels", "red"): True,
+        ("--labels", "red;blue"): True,
+        ("--labels", "red", "--quiet"): False,
+        ("--labels", "red", "--none-label", "other"): False,
+        ("--labels", "red", "--multi-label", "--threshold", "0.5"): False,
+        ("--labels", "red, blue"): False,
+    }
+    for number, (arguments, is_told) in enumerate(told.items()):
+        result = call(photos, *arguments, "--output", f"out{number}")
+        assert result.exit_code == 0, result.output
+        assert (note in result.stderr) == is_told, arguments
 
 
 def test_json_is_the_summary(encoder, photos, ontology, tmp_path):

@@ -638,6 +638,23 @@ def test_labels_of_another_dataset_are_taken_over(colours_in, tmp_path):
     assert again["labelled"].done_before == 21
 
 
+def test_labels_are_taken_over_whatever_thresholds_and_split_there_were(colours_in, tmp_path):
+    photos = colours_in(red=4, blue=4)
+    model = SmallEncoder()
+    make_dataset(photos, tmp_path / "one", model=model, threshold=0.9)
+    for threshold in (0.8, None):
+        place = tmp_path / f"two {threshold}"
+        found = make_dataset(
+            *(photos, place, "csv"),
+            model=model,
+            threshold=threshold,
+            split="train=0.5,test=0.5",
+            labels_of=tmp_path / "one",
+        )
+        assert found["labelled"].done_before == found["images"] + found["unsure"] == 8
+    assert model.images == 8
+
+
 def test_labels_of_others_than_the_inputs_are_not_taken_over(colours_in, tmp_path):
     both = [colours_in("here", red=3), colours_in("there", blue=3)]
     make_dataset(both, tmp_path / "one")
@@ -649,9 +666,9 @@ def test_labels_of_others_than_the_inputs_are_not_taken_over(colours_in, tmp_pat
 def test_labels_of_other_settings_are_refused(colours_in, tmp_path):
     photos = colours_in(red=3)
     make_dataset(photos, tmp_path / "one")
-    with pytest.raises(UsageError, match=r"its labels are of another labels$"):
+    with pytest.raises(UsageError, match=r"was made with other labels or prompts; label without it"):
         make_dataset(photos, tmp_path / "two", labels=("red", "blue"), labels_of=tmp_path / "one")
-    with pytest.raises(UsageError, match=r"its labels are of another model$"):
+    with pytest.raises(UsageError, match=r"was made with another model; label without it"):
         make_dataset(
             photos,
             tmp_path / "two",

@@ -32,6 +32,9 @@ TRIED = (2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 40, 50)
 
 MOST_CLUSTERS = 10_000
 
+LEAST_SIZE = 10
+"""Images that make a cluster of HDBSCAN when nothing is said."""
+
 _BLOCK = 4_096
 _DISTANCES = 2**22  # that are held at a time
 _JUDGED = 1_500  # vectors whose silhouettes are computed, which takes all distances between them
@@ -56,8 +59,9 @@ class ClusterOptions:
     When nothing is said, a number from 2 to 50 whose clusters are far apart (a peak of their silhouettes).
     """
 
-    min_size: int = field(default=10, metadata={"metavar": "N"})
-    """For hdbscan: how many images make a cluster, at least. Of a sample, so many of the sample."""
+    min_size: int | None = field(default=None, metadata={"metavar": "N"})
+    """For hdbscan: how many images make a cluster, at least; 10 when nothing is said. Of a sample, so many of the
+    sample."""
 
     sample: int = field(default=10_000, metadata={"metavar": "N"})
     """Learn from so many images, chosen at random, and put the others to theirs."""
@@ -70,7 +74,9 @@ class ClusterOptions:
             raise ValueError(f"clusters must be 1..{MOST_CLUSTERS:,}, but got {self.clusters}")
         if self.clusters is not None and self.method != "kmeans":
             raise ValueError("clusters is for --method kmeans; hdbscan finds out by itself")
-        if self.min_size < 2:
+        if self.min_size is not None and self.method != "hdbscan":
+            raise ValueError("min_size is for --method hdbscan; kmeans takes --clusters")
+        if self.min_size is not None and self.min_size < 2:
             raise ValueError(f"min_size must be at least 2, but got {self.min_size}")
         if self.sample < 100:
             raise ValueError(f"sample must be at least 100, but got {self.sample}")

@@ -1,4 +1,4 @@
-"""Contact sheets: a picture with the most typical images of each cluster under its name."""
+"""Contact sheets: a picture with images in rows under headings, such as clusters under their names."""
 
 from __future__ import annotations
 
@@ -28,7 +28,10 @@ MOST_SIDE = 65_000
 _GAP = 6
 _MARGIN = 12
 _HEADING = 22
+_CAPTION = 14
 _BACKGROUND, _INK, _PALE, _MISSING = "white", "black", (110, 110, 110), (200, 200, 200)
+_FRAME = (0, 150, 60)
+_LONGEST = 600  # characters of a line that are looked at
 
 # Fonts that have letters of more scripts than the one in Pillow, as systems name them.
 _WIDE_FONTS = (
@@ -45,11 +48,25 @@ class Section:
         title: The heading.
         detail: Stands beside it, paler.
         pictures: uint8[h, w, 3], RGB, each at most as large as a cell; None for one that cannot be shown.
+        captions: What stands under each picture; empty for a sheet without.
+        framed: How many of the first pictures have a frame.
     """
 
     title: str
     detail: str
     pictures: Sequence[Pixels | None]
+    captions: Sequence[str] = ()
+    framed: int = 0
+
+    def height(self, *, side: int = 128, columns: int = 8) -> int:
+        """Pixels that it takes of a sheet with such cells."""
+        rows = max(1, -(-len(self.pictures) // columns))
+        return _HEADING + _GAP + rows * (side + _GAP + self.caption_height)
+
+    @property
+    def caption_height(self) -> int:
+        """Pixels under every picture."""
+        return _CAPTION if self.captions else 0
 
 
 def contact_sheet(sections: Sequence[Section], *, side: int = 128, columns: int = 8) -> Image.Image:
@@ -65,7 +82,7 @@ def contact_sheet(sections: Sequence[Section], *, side: int = 128, columns: int 
     Raises:
         UsageError: It would be higher than a picture can be.
     """
-    heights = [_HEADING + _GAP + _rows(section, columns) * (side + _GAP) for section in sections]
+    heights = [section.height(side=side, columns=columns) for section in sections]
     width = 2 * _MARGIN + columns * (side + _GAP) - _GAP
     height = 2 * _MARGIN + sum(heights)
     if max(height, width) > MOST_SIDE:
@@ -81,13 +98,17 @@ def contact_sheet(sections: Sequence[Section], *, side: int = 128, columns: int 
         for place, picture in enumerate(section.pictures):
             row, column = divmod(place, columns)
             x = _MARGIN + column * (side + _GAP)
-            y = top + _HEADING + _GAP + row * (side + _GAP)
+            y = top + _HEADING + _GAP + row * (side + _GAP + section.caption_height)
             if picture is None:
                 draw.rectangle((x, y, x + side - 1, y + side - 1), fill=_MISSING)
             else:
                 shown = Image.fromarray(picture)
                 at = (x + (side - shown.width) // 2, y + (side - shown.height) // 2)
                 sheet.paste(shown, at)
+            if place < section.framed:
+                draw.rectangle((x - 3, y - 3, x + side + 2, y + side + 2), outline=_FRAME, width=3)
+            if place < len(section.captions):
+                _caption(draw, (x, y + side + 2), section.captions[place], side)
         top += taken
     return sheet
 
@@ -127,16 +148,12 @@ def save(sheet: Image.Image, path: Path) -> None:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def _rows(section: Section, columns: int) -> int:
-    return max(1, -(-len(section.pictures) // columns))
-
-
 def _write(draw: ImageDraw.ImageDraw, place: tuple[int, int], section: Section, room: int) -> None:
     """The heading, cut where it would be longer than the sheet is wide."""
-    font = _font(section.title.isascii())
+    font = _font(section.title.isascii(), 16)
     detail = f"   {section.detail}" if section.detail else ""
     left = room - draw.textlength(detail, font=font)
-    title = " ".join(section.title.split())
+    title = " ".join(section.title.split())[:_LONGEST]
     while title and draw.textlength(title, font=font) > left:
         title = title.removesuffix("…")[:-1] + "…" if len(title) > 1 else ""
     x, y = place
@@ -144,12 +161,21 @@ def _write(draw: ImageDraw.ImageDraw, place: tuple[int, int], section: Section, 
     draw.text((x + draw.textlength(title, font=font), y), detail, fill=_PALE, font=font)
 
 
+def _caption(draw: ImageDraw.ImageDraw, place: tuple[int, int], text: str, room: int) -> None:
+    """A line under a picture, cut at its beginning, for the end of a file's path tells more."""
+    font = _font(text.isascii(), 10)
+    text = " ".join(text.split())[-_LONGEST:]
+    while text and draw.textlength(text, font=font) > room:
+        text = "…" + text.removeprefix("…")[1:] if len(text) > 1 else ""
+    draw.text(place, text, fill=_INK, font=font)
+
+
 @cache
-def _font(is_plain: bool) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def _font(is_plain: bool, size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     """Pillow's own font; for other letters than ASCII one of the system's, if it has one."""
     for name in () if is_plain else _WIDE_FONTS:
         try:
-            return ImageFont.truetype(name, 16)
+            return ImageFont.truetype(name, size)
         except OSError:
             continue
-    return ImageFont.load_default(16)
+    return ImageFont.load_default(size)

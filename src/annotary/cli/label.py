@@ -29,7 +29,7 @@ from annotary.images import DecodeOptions
 from annotary.pipeline.local import PipelineOptions
 from annotary.runtime import RuntimeOptions
 from annotary.sources import SourceOptions
-from annotary.tasks.label_sets import LabelOptions
+from annotary.tasks.label_sets import LabelOptions, shortened
 from annotary.tasks.zero_shot import ZeroShotOptions
 
 if TYPE_CHECKING:
@@ -37,6 +37,11 @@ if TYPE_CHECKING:
 
 MOST = 100
 """Labels in the table that is printed; of more those with the most images are."""
+
+ALWAYS_WINS = (
+    "one label alone always wins: say --none-label NAME, or --multi-label with --threshold"
+)
+"""Told where there is one label, and nothing that it competes with."""
 
 FEW = 10
 """Labels that are named in a line; of more the first are."""
@@ -100,8 +105,10 @@ def _label(paths: tuple[str, ...], values: dict[str, Any]) -> int:
     items = open_sources(paths, source_options)
     described = _described(values, decode_options)
     if described.task.truncated and not values["quiet"]:
-        named = _named(described.task.truncated)
+        named = _named([shortened(label) for label in described.task.truncated])
         tell(f"longer than {described.task.source} reads, so the end is left out: {named}")
+    if described.task.always_wins and not values["quiet"]:
+        tell(ALWAYS_WINS)
     items = chain(list(islice(items, 1)), items)  # a shard may be empty
     count = None
     if can_be_counted(paths):

@@ -17,13 +17,27 @@ from annotary.errors import OutputError, UsageError
 
 STATE_FILE = "annotary.run.json"
 
+_CALLED = {
+    "bias": "another calibration (--calibration)",
+    "labels": "other labels or prompts",
+    "labels_of_image": "other labels of single images (--labels-from)",
+    "multi_label": "the other choice of --multi-label",
+    "precision": "another precision (--precision)",
+    "reduce": "another --reduce",
+    "temperature": "another calibration (--calibration)",
+    "top": "another --top",
+    "weights": "other weights or precision",
+}
+"""What a setting is called in a message; others are called by their names."""
+
 
 class KnownLabels:
     """The labelled files of another dataset: 16 bytes of each are kept in memory.
 
     Args:
         folder: The other dataset.
-        settings: What labels depend on; it must have been the same there.
+        settings: What labels depend on; it must have been the same there. Thresholds need not be, as the labels that
+            are written down are those from before them.
 
     Raises:
         UsageError: The folder is no dataset, or its labels depend on something else.
@@ -83,10 +97,16 @@ def _check(folder: Path, settings: Mapping[str, Any]) -> None:
     if not is_dataset:
         raise UsageError(f"--labels-of {folder}: this is no dataset of annotary label")
     wanted = json.loads(json.dumps(dict(settings)))
-    other = sorted(name for name in wanted if (found.get(name) or None) != (wanted[name] or None))
+    other = sorted(
+        name
+        for name in wanted
+        if name != "thresholds" and (found.get(name) or None) != (wanted[name] or None)
+    )
     if other:
+        told = dict.fromkeys(_CALLED.get(name, f"another {name}") for name in other)
         raise UsageError(
-            f"--labels-of {folder}: its labels are of another {', another '.join(other)}"
+            f"--labels-of {folder}: what it holds was made with {', and '.join(told)};"
+            " label without it, or as there"
         )
 
 
