@@ -70,8 +70,8 @@ def test_learning_from_a_sample_in_blocks_finds_the_same(monkeypatch):
     vectors, own = clouds(1000)
     monkeypatch.setattr(module, "_BLOCK", 77)
     for method in ("kmeans", "hdbscan"):
-        clusters = 4 if method == "kmeans" else None
-        found = find_clusters(vectors, ClusterOptions(method, clusters, sample=200, min_size=8))
+        told = {"clusters": 4} if method == "kmeans" else {"min_size": 8}
+        found = find_clusters(vectors, ClusterOptions(method, sample=200, **told))
         members = found.labels != NOISE
         assert members.mean() > 0.9
         assert agree(found.labels[members], own[members])
@@ -122,7 +122,7 @@ def test_few_images_and_equal_ones_are_no_trouble(method, count):
     assert len(found.sizes) <= 1
     assert not found.distances[found.labels != NOISE].any()
     different, _ = clouds(count)
-    found = find_clusters(different, ClusterOptions(method, min_size=2))
+    found = find_clusters(different, ClusterOptions(method, min_size=2 if method == "hdbscan" else None))
     check(found, different)
 
 
@@ -150,7 +150,8 @@ def test_what_cannot_be_done_is_said():
     for options, complaint in (
         ({"clusters": 0}, r"clusters must be 1\.\.10,000"),
         ({"clusters": 3, "method": "hdbscan"}, "clusters is for --method kmeans"),
-        ({"min_size": 1}, "min_size must be at least 2"),
+        ({"min_size": 1, "method": "hdbscan"}, "min_size must be at least 2"),
+        ({"min_size": 10}, "min_size is for --method hdbscan"),
         ({"sample": 99}, "sample must be at least 100"),
         ({"clusters": 200, "sample": 150}, "sample must be at least the number of clusters"),
     ):

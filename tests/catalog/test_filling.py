@@ -422,6 +422,7 @@ def test_lancedb_is_asked_for_in_a_line(tmp_path, photos, encoder, monkeypatch):
     monkeypatch.setitem(sys.modules, "lancedb", None)
     with pytest.raises(MissingExtra, match=r"pip install 'annotary\[catalog\]'"):
         filled(tmp_path / "c", [photos(1)], [Embed(encoder)])
+    assert not (tmp_path / "c").exists()
 
 
 def test_a_catalogue_with_indices_is_filled_like_any_other(tmp_path, photos, encoder, monkeypatch):

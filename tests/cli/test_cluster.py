@@ -112,6 +112,7 @@ def test_a_model_that_knows_no_texts_leaves_clusters_without_names(walls, monkey
         def __init__(self) -> None:
             encoder = SmallEncoder()
             self.card, self.streams, self.batch_size = encoder.card, 1, 4
+            self.choice = encoder.choice
             self.embed_images = encoder.embed_images
 
     monkeypatch.setattr("annotary.cli.cluster.loaded", lambda *_: Loaded(Mute(), "w", "w"))

@@ -78,8 +78,7 @@ def found(*arguments) -> list[str]:
     """The names of what was found, in order."""
     result = call("search", *arguments)
     assert result.exit_code == 0, (result.output, result.exception)
-    rows = [line.split(maxsplit=2)[2] for line in result.stdout.splitlines()]
-    return [Path(row.rpartition("  ")[2]).stem for row in rows]
+    return [Path(line.split(maxsplit=2)[2]).stem for line in result.stdout.splitlines()]
 
 
 def refused(*arguments) -> str:
@@ -113,7 +112,7 @@ def test_a_picture_finds_what_is_like_it_but_not_itself(where, folder):
     copy = folder.parent / "copy.png"
     copy.write_bytes(red.read_bytes())
     assert "red" not in found("--image", copy, *where)
-    assert found(red, *where) == found("--image", red, *where)
+    assert found(f"image:{red}", *where) == found("--image", red, *where)
 
 
 def test_pictures_and_words_are_added_and_subtracted(where, folder, models):
@@ -154,9 +153,11 @@ def test_the_probability_of_a_single_text(where, models):
     ]
     assert rows[0]["probability"] > rows[-1]["probability"]
     assert all(0 <= row["probability"] <= 1 for row in rows)
+    # It is no calibrated one, so people do not see it.
     line = call("search", "red", *where).stdout.splitlines()[0]
-    assert f"match {rows[0]['probability']:.3f}" in line
-    assert line.startswith(f"  1  {rows[0]['score']:+.3f}")
+    assert line.split(maxsplit=2)[:2] == ["1", f"{rows[0]['score']:+.3f}"]
+    assert line.endswith("red.png")
+    assert "  " not in line.strip().split("  ", 2)[2]
 
 
 def test_a_threshold(where):
@@ -211,6 +212,67 @@ def test_a_picture_of_what_is_found(where, folder, tmp_path):
     assert "must end in .jpg" in refused("search", "red", *where, "--sheet", tmp_path / "a.gif")
 
 
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+def test_a_sheet_replaces_nothing_but_a_sheet(where, folder, tmp_path, suffix):
+    sheet = tmp_path / f"sheet{suffix}"
+    assert found("green", *where, "--sheet", sheet)[0] == "green"
+    before = sheet.read_bytes()
+    assert found("red", *where, "--sheet", sheet)[0] == "red"
+    assert sheet.read_bytes() != before
+    photo = folder / f"mine{suffix}"
+    Image.new("RGB", (60, 40), (1, 2, 3)).save(photo)
+    (tmp_path / "link.png").symlink_to(photo)
+    kept = photo.read_bytes()
+    for place in (photo, tmp_path / "link.png"):
+        told = refused("search", "red", *where, "--sheet", place)
+        assert told == f"--sheet {place} is there and is no contact sheet; name another file"
+    assert photo.read_bytes() == kept
+    # What is read is not written, even if it is a sheet.
+    before = sheet.read_bytes()
+    for query in (("--image", sheet), ("red", "--minus-image", sheet), (f"image:{sheet}",)):
+        told = refused("search", *query, *where, "--sheet", sheet)
+        assert told == f"--sheet {sheet} is read; name another file"
+    assert sheet.read_bytes() == before
+    (tmp_path / "folder.png").mkdir()
+    told = refused("search", "red", *where, "--sheet", tmp_path / "folder.png")
+    assert "is no contact sheet" in told
+
+
+def test_words_that_are_files_are_refused(where, folder):
+    """A shell has made them of `--in photos/*`, or one --in was meant for all."""
+    assert refused("search", "red", *where, folder) == (
+        f"{folder} is a folder: say --in {folder}; if it is a text, text:{folder}"
+    )
+    red = folder / "red.png"
+    assert refused("search", "red", *where, red).startswith(
+        f"{red} is a file: say --image {red}, or --in {red}"
+    )
+    os.chdir(folder.parent)
+    Path("red").mkdir()
+    assert "red is a folder" in refused("search", "red", *where)
+    assert found("text:red", *where)[0] == "red"
+
+
+def test_paths_alone(where, folder, tmp_path):
+    Image.new("RGB", (60, 40), COLOURS["red"]).save(folder / "a b.png")
+    if where[0] == "--catalog":
+        call("embed", folder, "--catalog", where[1])
+    result = call("search", "red", *where, "--paths", "--top", "2", "--quiet")
+    assert result.stdout.splitlines() == [str(folder / "a b.png"), str(folder / "red.png")]
+    assert "--paths and --json" in refused("search", "red", *where, "--paths", "--json")
+
+
+def test_what_has_no_path_is_told(folder, models, tmp_path):
+    import tarfile
+
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        archive.add(folder / "red.png", "red.png")
+    result = call("search", "red", "--in", tmp_path / "a.tar", "--paths")
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert "1 image in archives and at addresses left out" in result.stderr
+    assert "1 image searched" in result.stderr
+
+
 def test_printing_to_what_has_enough():
     """As `| head -1` does: in a process of its own, for its standard output breaks."""
     import subprocess
@@ -222,7 +284,7 @@ def test_printing_to_what_has_enough():
         "from annotary.cli import search\n"
         "rows = [search._Row('a' * 4000, '', 1.0, None, {})] * 1000\n"
         "query = search._Query(None, None, ())\n"
-        "values = dict(sheet=None, as_json=False, quiet=True, threshold=None)\n"
+        "values = dict(sheet=None, as_json=False, as_paths=False, quiet=True, threshold=None)\n"
         "search._show(rows, query, None, values)\n"
     )
     with subprocess.Popen(
@@ -260,7 +322,7 @@ def test_the_starter_fills_a_catalogue(tmp_path):
     assert found("a cat", "--catalog", place)[0] == "cat"
     assert len(found("--image", EXAMPLES / "cat.jpg", "--catalog", place)) == 7
     result = call("annotate", EXAMPLES, "--tasks", "tag", "--catalog", place)
-    assert "0 new and 8 changed annotated" in result.stderr
+    assert result.stderr.startswith("8 completed in "), result.stderr
     assert found("an animal", "--catalog", place, "--where", "array_has(tag_names, 'cat')") == [
         "cat"
     ]
@@ -313,6 +375,12 @@ def test_a_catalogue_knows_its_model(catalog, folder, models):
     assert "holds vectors of other@1.0" in told
     assert "leave --model out" in told
     assert found("red", "--catalog", other, "--model", "other")[0] == "red"
+
+
+def test_another_model_is_refused_before_it_is_fetched(catalog, monkeypatch):
+    monkeypatch.setattr(HERE[0], lambda name, options: pytest.fail(f"{name} was loaded"))
+    told = refused("search", "red", "--catalog", catalog, "--model", "joytag")
+    assert told == f"{catalog} is of starter, and not of joytag; leave --model out"
 
 
 def test_a_model_that_has_changed_since(catalog, folder, models, monkeypatch):

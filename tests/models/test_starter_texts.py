@@ -224,3 +224,9 @@ def test_the_files_are_small():
     sizes = {name: (WEIGHTS / name).stat().st_size for name in ("text.onnx", "tokenizer.json")}
     assert sum(sizes.values()) < 41_000_000
     assert (WEIGHTS / "model.onnx").stat().st_size < 18_000_000
+
+
+def test_what_is_no_unicode_is_refused():
+    model = dual_encoder(load_model("starter", ONE_CORE))
+    with pytest.raises(UsageError, match="holds what is no Unicode"):
+        model.embed_texts(["a cat", "\udcff"])

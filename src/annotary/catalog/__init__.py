@@ -5,6 +5,6 @@ from __future__ import annotations
 from annotary.catalog._deciding import Filled
 from annotary.catalog._filling import Filling, fill
 from annotary.catalog._note import Note
-from annotary.catalog._table import Catalog, is_catalog
+from annotary.catalog._table import Catalog, check_installed, is_catalog
 
-__all__ = ["Catalog", "Filled", "Filling", "Note", "fill", "is_catalog"]
+__all__ = ["Catalog", "Filled", "Filling", "Note", "check_installed", "fill", "is_catalog"]

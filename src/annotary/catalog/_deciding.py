@@ -40,7 +40,8 @@ class Filled:
 
     Attributes:
         new: Are in the catalogue now, and were not before.
-        changed: Had other content, or lacked what was asked for, and got it.
+        changed: Had other content.
+        completed: Lacked a part that was asked for, and got it.
         moved: Are files that have another path now.
         back: Were gone, and are there again as they were.
         unchanged: Were as the catalogue has them.
@@ -51,6 +52,7 @@ class Filled:
 
     new: int = 0
     changed: int = 0
+    completed: int = 0
     moved: int = 0
     back: int = 0
     unchanged: int = 0
@@ -61,7 +63,7 @@ class Filled:
     @property
     def done(self) -> int:
         """All that something was done for."""
-        return self.new + self.changed + self.moved + self.back
+        return self.new + self.changed + self.completed + self.moved + self.back
 
     @property
     def seen(self) -> int:

@@ -20,7 +20,7 @@ from annotary.catalog._columns import row_of, stored
 from annotary.catalog._deciding import Awaited, Counter, Decider, Filled, columns_of
 from annotary.catalog._known import Known, bits_of, is_missing, place_of
 from annotary.catalog._note import LOCK_FILE, NOTE_FILE, Note, read_note, writing_alone
-from annotary.catalog._table import INDEX_FROM, TABLE, Catalog
+from annotary.catalog._table import INDEX_FROM, TABLE, Catalog, check_installed
 from annotary.catalog._writing import Writer
 from annotary.errors import NothingToDo, UsageError
 from annotary.images import DecodeOptions
@@ -44,8 +44,8 @@ class Filling:
         path: The catalogue; made when there is none.
         items: The images, from `annotary.sources`.
         tasks: What is asked of each. Perceptual hashes are added to them.
-        settings: Part of the records to what it depends on beside the model: `weights`, and what else makes results of
-            two runs differ. A part of a catalogue has the same in all rows.
+        settings: Part of the records to what it depends on beside the model and how bytes are decoded: `weights`, and
+            what else makes results of two runs differ. A part of a catalogue has the same in all rows.
         reader: Reads the bytes.
         decode_options: How bytes are decoded.
         options: How the work is spread.
@@ -77,13 +77,17 @@ class Filling:
         overwrite: bool = False,
         retry_failed: bool = False,
     ) -> None:
+        check_installed()
         self._counter = Counter()
         self._roots = roots
         self._retries = retry_failed
         self._awaited: deque[Awaited | None] = deque()
         self._is_stopped = threading.Event()
         told = {
-            task.part: {"model": task.source, **settings.get(task.part, {})}
+            task.part: {
+                **{"model": task.source, **_decoding(decode_options)},
+                **settings.get(task.part, {}),
+            }
             for task in tasks
             if task.part
         }
@@ -192,8 +196,8 @@ class Filling:
         elif awaited.row is None:
             self._counter.add("new")
         else:
-            is_back = awaited.row.is_deleted and awaited.keeps
-            self._counter.add("back" if is_back else "changed")
+            kept = "back" if awaited.row.is_deleted else "completed"
+            self._counter.add(kept if awaited.keeps else "changed")
         return record
 
     def _failed(self, item: Item | None, awaited: Awaited | None, failure: Failure) -> None:
@@ -270,6 +274,12 @@ def fill(
         overwrite=overwrite,
         retry_failed=retry_failed,
     )
+
+
+def _decoding(options: DecodeOptions) -> dict[str, Any]:
+    """What results depend on beside the model. How many pixels are too many decides what fails, and nothing else."""
+    told: dict[str, Any] = {"reduce": options.reduce}
+    return told if options.transparency == "auto" else {**told, "transparency": options.transparency}
 
 
 def _check_place(path: Path) -> None:

@@ -485,12 +485,25 @@ def _first_sentence(message: str) -> str:
     return text[:300] or "lancedb does not say why"
 
 
+def check_installed() -> None:
+    """Refuse to begin where catalogues cannot be had.
+
+    Raises:
+        MissingExtra: lancedb is not installed.
+    """
+    _lancedb()
+
+
 def _connect(path: Path) -> Any:
     """A connection to the folder as a database of Lance.
 
     Raises:
         MissingExtra: lancedb is not installed.
     """
+    return _lancedb().connect(os.fspath(path))
+
+
+def _lancedb() -> Any:
     # Scanning reads ahead up to 2 GiB otherwise; it is as quick with less.
     os.environ.setdefault("LANCE_DEFAULT_IO_BUFFER_SIZE", str(128 * 1024 * 1024))
     os.environ.setdefault("LANCE_DEFAULT_FRAGMENT_READAHEAD", "2")
@@ -500,4 +513,4 @@ def _connect(path: Path) -> Any:
         import lancedb
     except ImportError as error:
         raise MissingExtra("A catalogue", "catalog") from error
-    return lancedb.connect(os.fspath(path))
+    return lancedb

@@ -221,12 +221,13 @@ def _by_density(
 
     mean, directions = _components(sample, options.seed)
     points = _projected(sample, mean, directions)
-    if len(points) <= options.min_size:
+    least = LEAST_SIZE if options.min_size is None else options.min_size
+    if len(points) <= least:
         # Too few to be of different density: all are one.
-        sampled = np.full(len(points), 0 if len(points) == options.min_size else NOISE, np.int32)
+        sampled = np.full(len(points), 0 if len(points) == least else NOISE, np.int32)
     else:
         # Trees need memory for the points alone, comparing all with all for their square.
-        model = HDBSCAN(min_cluster_size=options.min_size, algorithm="kd_tree", copy=True)
+        model = HDBSCAN(min_cluster_size=least, algorithm="kd_tree", copy=True)
         sampled = model.fit(points.astype(np.float64)).labels_.astype(np.int32)
     labels = np.full(len(vectors), NOISE, np.int32)
     labels[rows] = sampled

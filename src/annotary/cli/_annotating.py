@@ -67,6 +67,10 @@ class Annotating:
     def __init__(self, paths: Sequence[str], values: Mapping[str, Any]) -> None:
         from annotary.sources import open_sources
 
+        if values.get("catalog") is not None:
+            from annotary.catalog import check_installed
+
+            check_installed()
         self._paths = without_sidecars(paths)
         self.writing = Writing(values, self._paths)
         self._judged = ("decision",) if values.get("policy") is not None else ()
@@ -159,12 +163,9 @@ class Annotating:
         from annotary.cli._filling import watch_filling
         from annotary.sources import Reader
 
-        # How many pixels are too many decides what fails, and not what comes of the others.
-        pixels = {name: value for name, value in self.decoding.items() if name != "max_pixels"}
         with Reader(self._source_options) as reader:
             filling = fill(
-                *(path, self._items, tasks),
-                {part: {**said, **pixels} for part, said in settings.items()},
+                *(path, self._items, tasks, settings),
                 *(reader, self._decode_options, self._pipeline_options),
                 roots=self._paths,
                 overwrite=self.writing.overwrites,

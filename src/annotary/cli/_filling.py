@@ -62,9 +62,12 @@ def told(outcome: Filled, verb: str, seconds: float) -> str:
         verb: What was done with what is new or changed ("embedded").
         seconds: How long it took.
     """
-    worked = outcome.new + outcome.changed
+    worked = outcome.new + outcome.changed + outcome.completed
     rate = f", {worked / max(seconds, 1e-6):.1f}/s" if worked else ""
-    parts = [f"{outcome.new:,} new and {outcome.changed:,} changed {verb} in {seconds:.1f} s{rate}"]
+    done = [f"{outcome.new:,} new and {outcome.changed:,} changed {verb}"]
+    if outcome.completed:
+        done = [*(done if worked > outcome.completed else ()), f"{outcome.completed:,} completed"]
+    parts = [f"{', '.join(done)} in {seconds:.1f} s{rate}"]
     kinds = ("moved", "back", "gone", "unchanged", "failed")
     parts += [f"{number:,} {kind}" for kind in kinds if (number := getattr(outcome, kind))]
     if outcome.failed_before:

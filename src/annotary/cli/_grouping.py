@@ -20,9 +20,13 @@ from annotary.cli._writing import without_sidecars
 from annotary.errors import OutputError, UsageError
 from annotary.images import DecodeOptions
 from annotary.pipeline.local import PipelineOptions
+from annotary.pipeline.state import is_list_of_failures
 from annotary.sources import SourceOptions
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from annotary.pipeline import Outcome
     from annotary.pipeline.local import Result
     from annotary.records import Failure, Item
@@ -32,6 +36,9 @@ if TYPE_CHECKING:
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 SUFFIXES = (".jsonl", ".csv")
+
+_LONGEST_LINE = 1 << 20
+"""Bytes of a line of a table; only what is longer than a million names of links would be."""
 
 
 def table_options(function: Function) -> Function:
@@ -104,11 +111,26 @@ class Reading:
             return None
         return lambda: sum(1 for _ in self.open(paths))
 
-    def results(self, paths: Sequence[str], tasks: Sequence[Task], verb: str) -> Iterator[Result]:
-        """What tasks make of the images that can be read, with the sha256 of each."""
+    def results(
+        self,
+        paths: Sequence[str],
+        tasks: Sequence[Task],
+        verb: str,
+        choose: Callable[[Iterator[Item | Failure]], Iterator[Item | Failure]] = iter,
+        failed: Callable[[Item], None] = lambda _: None,
+    ) -> Iterator[Result]:
+        """What tasks make of the images that can be read, with the sha256 of each.
+
+        Args:
+            paths: The command's arguments.
+            tasks: What is asked of each image.
+            verb: What is done ("embedding").
+            choose: Leaves images out.
+            failed: Hears of every image that cannot be read.
+        """
         from annotary.pipeline import annotate
 
-        items = self.open(paths)
+        items = choose(self.open(paths))
         with (
             self.bar(verb, self.counter(paths)) as show,
             self.reader() as reader,
@@ -129,6 +151,8 @@ class Reading:
                     yield result
                 else:
                     self.fail(result.record)
+                    if result.item is not None:
+                        failed(result.item)
                 show()
 
     @contextmanager
@@ -159,7 +183,7 @@ class Reading:
 
         listed = ""
         if self.failures and output is not None:
-            path = output.with_name(f"{output.name}.failures.jsonl")
+            path = _failures_beside(output)
             write_atomically(path, "".join(to_line(failure) + "\n" for failure in self.failures))
             listed = f"; see {path}"
         if not self._is_quiet:
@@ -187,13 +211,18 @@ def until_nobody_reads(work: Callable[[], int]) -> int:
 
 
 def check_table(
-    values: Mapping[str, Any], inputs: Iterable[str | Path | None], *, can_print: bool = False
+    values: Mapping[str, Any],
+    inputs: Iterable[str | Path | None],
+    columns: Sequence[str],
+    *,
+    can_print: bool = False,
 ) -> None:
-    """Refuse an output that is no table, or that would be written over an input.
+    """Refuse an output that is no table, or that would replace anything but an earlier table of the same command.
 
     Args:
         values: The values of the options.
         inputs: What is read.
+        columns: Of the table; the first four are in every row.
         can_print: Whether something else is printed while a table is written.
 
     Raises:
@@ -209,6 +238,91 @@ def check_table(
     for path in inputs:
         if path is not None and output.is_file() and Path(path).is_file() and output.samefile(path):
             raise UsageError(f"{path} is read and cannot be written; choose another --output")
+    if output.exists() and not _is_table(output, columns):
+        name = click.get_current_context().info_name
+        raise UsageError(
+            f"--output {output} is there already and is no table of annotary {name}; name another file"
+        )
+    failures = _failures_beside(output)
+    if failures.exists() and not is_list_of_failures(failures):
+        raise UsageError(
+            f"{failures} is there already and is no list of failures; name another --output"
+        )
+
+
+def _failures_beside(output: Path) -> Path:
+    return output.with_name(f"{output.name}.failures.jsonl")
+
+
+def _is_table(path: Path, columns: Sequence[str]) -> bool:
+    """Whether a file begins as a table with such columns does; an empty one has nothing to lose."""
+    if not path.is_file():  # reading a pipe would wait
+        return False
+    try:
+        with path.open("rb") as file:
+            line = file.readline(_LONGEST_LINE).rstrip(b"\r\n")
+            is_empty = not line and not file.read(1)
+    except OSError:
+        return False
+    if is_empty or path.suffix.lower() == ".csv":
+        return is_empty or line == ",".join(columns).encode()
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return False
+    return isinstance(row, dict) and {*columns[:4]} <= row.keys() <= {*columns}
+
+
+def pictures(
+    wanted: Iterable[tuple[str, str | None]], reading: Reading, paths: Sequence[str]
+) -> dict[str, npt.NDArray[np.uint8] | None]:
+    """Thumbnails by name: of files as they are now, of members of archives by going through the sources once more.
+
+    Args:
+        wanted: Names and files.
+        reading: Reads them.
+        paths: The command's arguments.
+
+    Returns:
+        None for what cannot be read; what cannot be found is not there.
+    """
+    from annotary.catalog.contact_sheet import thumbnail
+    from annotary.errors import AnnotaryError, ImageError
+    from annotary.records import Item
+
+    found: dict[str, npt.NDArray[np.uint8] | None] = {}
+    with reading.reader() as reader:
+
+        def show(item: Item) -> None:
+            try:
+                found[item.image] = thumbnail(reader.read(item))
+            except ImageError:
+                found[item.image] = None
+
+        others = set()
+        for image, path in sorted(wanted, key=lambda entry: entry[0]):
+            if path is not None:
+                show(Item(image, path=Path(path)))
+            elif image.startswith(("http://", "https://")):
+                show(Item(image, url=image))
+            else:
+                others.add(image)
+        if others and paths and "-" not in paths:  # standard input is not there twice
+            try:
+                for item in reading.open(paths):
+                    if isinstance(item, Item) and item.image in others:
+                        show(item)
+                        others.discard(item.image)
+                    if not others:
+                        break
+            except AnnotaryError:
+                return found
+    return found
+
+
+def counted(count: int, what: str) -> str:
+    """A number and what it is of: "1 image", "2,000 images"."""
+    return f"{count:,} {what}" + ("" if count == 1 else "s")
 
 
 @contextmanager

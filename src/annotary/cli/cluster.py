@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,7 +16,9 @@ from annotary.cli._annotating import DEFAULT_MODEL, Loaded, loaded, running_opti
 from annotary.cli._grouping import (
     Reading,
     check_table,
+    counted,
     json_line,
+    pictures,
     print_line,
     table_options,
     table_writer,
@@ -24,6 +26,7 @@ from annotary.cli._grouping import (
 )
 from annotary.cli._options import SectionedCommand, made, options_of
 from annotary.errors import UsageError
+from annotary.images import DecodeOptions
 from annotary.runtime import RuntimeOptions
 
 if TYPE_CHECKING:
@@ -107,8 +110,8 @@ def _cluster(paths: tuple[str, ...], values: dict[str, Any]) -> int:
     options = made(ClusterOptions, values)
     if bool(paths) == (values["catalog"] is not None):
         raise UsageError("name images to group: either PATH... or --catalog FOLDER")
-    check_table(values, paths, can_print=True)
-    _check_sheet(values["sheet"])
+    check_table(values, paths, COLUMNS, can_print=True)
+    _check_sheet(values["sheet"], paths)
     names = _read_names(values["names"])
     reading = Reading(values)
     with (
@@ -129,7 +132,7 @@ def _cluster(paths: tuple[str, ...], values: dict[str, Any]) -> int:
         _write(rows, clusters, named, values)
         _draw(named, reading, paths, values)
     noise = len(clusters.labels) - int(clusters.sizes.sum())
-    told = f"{len(rows):,} images in {len(named):,} clusters"
+    told = f"{counted(len(rows), 'image')} in {counted(len(named), 'cluster')}"
     return reading.end(values["output"], told + (f", {noise:,} in none" if noise else ""))
 
 
@@ -138,6 +141,9 @@ def _from_files(
 ) -> _Texts:
     import numpy as np
 
+    from annotary.catalog._vector_cache import VectorCache
+    from annotary.catalog.clusters_images import KnownImages
+    from annotary.cli._output import tell
     from annotary.records import Annotation
     from annotary.tasks.embedding import Embed
     from annotary.tasks.encoding import image_encoder
@@ -145,13 +151,22 @@ def _from_files(
     reading.open(paths)
     found = loaded(values["model"] or DEFAULT_MODEL, made(RuntimeOptions, dict(values)))
     task = Embed(image_encoder(found.model))
-    for item, record, _ in reading.results(paths, [task], "embedding"):
-        assert item is not None
-        assert isinstance(record, Annotation)
-        assert record.embedding is not None
-        path = None if item.path is None else str(item.path)
-        rows.add(item.image, path, np.array(record.embedding.vector, np.float32))
-    return _Texts(lambda: found)
+    decoding = made(DecodeOptions, values)
+    # Named as those of annotary search --in are, so that either spares the other its work.
+    pixels = f"{decoding.reduce} {decoding.transparency}"
+    cache = VectorCache(f"{found.weights} {found.model.choice.library} {pixels}")
+    images = KnownImages(rows, cache)
+    with closing(cache), closing(images):
+        for item, record, _ in reading.results(
+            *(paths, [task], "embedding", images.to_do, lambda item: images.take(item, None))
+        ):
+            assert item is not None
+            assert isinstance(record, Annotation)
+            assert record.embedding is not None
+            images.take(item, np.array(record.embedding.vector, np.float32))
+    if cache.problem and not values["quiet"]:
+        tell(f"vectors could not be kept in {cache.path}: {cache.problem}")
+    return _Texts(lambda: found, is_quiet=values["quiet"])
 
 
 def _from_catalog(rows: ClusterRows, values: Mapping[str, Any]) -> _Texts:
@@ -170,7 +185,7 @@ def _from_catalog(rows: ClusterRows, values: Mapping[str, Any]) -> _Texts:
         told = zip(*(batch.column(name).to_pylist() for name in columns[:3]), strict=True)
         for vector, (image, path, tags) in zip(vectors, told, strict=True):
             rows.add(recovered(image), recovered(path) if path else None, vector, tags)
-    return _Texts(lambda: _model_of(catalog, values))
+    return _Texts(lambda: _model_of(catalog, values), is_quiet=values["quiet"])
 
 
 def _model_of(catalog: Catalog, values: Mapping[str, Any]) -> Loaded:
@@ -195,10 +210,12 @@ class _Texts:
 
     Args:
         load: Loads it.
+        is_quiet: Whether nothing is told.
     """
 
-    def __init__(self, load: Any) -> None:
+    def __init__(self, load: Callable[[], Loaded], *, is_quiet: bool) -> None:
         self._load = load
+        self._is_quiet = is_quiet
 
     def of(self, names: Sequence[str] | None) -> tuple[list[str], Any]:
         """Words and their vectors float32[t, d]; the model's own tags, or else the starter's, when none are told.
@@ -210,7 +227,10 @@ class _Texts:
         """
         from annotary import weights
         from annotary.cards import read_vocabulary
+        from annotary.cli._output import tell
+        from annotary.tasks.class_vectors import class_vectors
         from annotary.tasks.encoding import dual_encoder
+        from annotary.tasks.label_sets import LabelClass, shortened
 
         found: Loaded = self._load()
         if names is None and not hasattr(found.model, "embed_texts"):
@@ -220,7 +240,14 @@ class _Texts:
         if names is None and vocabulary is None:
             vocabulary = read_vocabulary(weights.shipped()["starter"])
         words = list(vocabulary.names if names is None else names)  # type: ignore[union-attr]
-        return words, encoder.embed_texts([word.replace("_", " ") for word in words]).vectors
+        classes = [LabelClass(word, (word.replace("_", " "),)) for word in words]
+        vectors, is_truncated = class_vectors(encoder, classes, found.text_cache())
+        if is_truncated.any() and not self._is_quiet:
+            cut = [shortened(word) for word, long in zip(words, is_truncated, strict=True) if long]
+            more = f", and {len(cut) - _SHOWN:,} more" if len(cut) > _SHOWN else ""
+            told = f"{', '.join(cut[:_SHOWN])}{more}"
+            tell(f"longer than {encoder.card.id} reads, so the end is left out: {told}")
+        return words, vectors
 
 
 def _names(
@@ -313,21 +340,20 @@ def _draw(
     named: list[_Named], reading: Reading, paths: Sequence[str], values: Mapping[str, Any]
 ) -> None:
     """The contact sheet, or a folder of them."""
-    from annotary.catalog.contact_sheet import SUFFIXES, Section, contact_sheet
-    from annotary.sinks._atomic import replacing
+    from annotary.catalog.contact_sheet import SUFFIXES, Section, contact_sheet, save
 
     place: Path | None = values["sheet"]
     if place is None:
         return
     most = values["sheet_images"]
-    pictures = _pictures(
+    found = pictures(
         {n[:2] for cluster in named for n in cluster.nearest[:most]}, reading, paths
     )
 
     def section(cluster: _Named) -> Section:
-        shown = [pictures.get(image) for image, _, _ in cluster.nearest[:most]]
+        shown = [found.get(image) for image, _, _ in cluster.nearest[:most]]
         title = f"{cluster.number}  {cluster.name}" if cluster.names else cluster.name
-        return Section(title, f"{cluster.images:,} images", shown)
+        return Section(title, counted(cluster.images, "image"), shown)
 
     if place.suffix.lower() in SUFFIXES:
         sheets = {place: contact_sheet([section(cluster) for cluster in named])}.items()
@@ -338,59 +364,24 @@ def _draw(
             for cluster in named
         )
     for path, sheet in sheets:
-        with replacing(path) as file:
-            sheet.save(file, "PNG" if path.suffix.lower() == ".png" else "JPEG", quality=90)
+        save(sheet, path)
 
 
-def _pictures(
-    wanted: set[tuple[str, str | None]], reading: Reading, paths: Sequence[str]
-) -> dict[str, Any]:
-    """Thumbnails by name: of files as they are now, of members of archives by going through the sources once more."""
-    from annotary.catalog.contact_sheet import thumbnail
-    from annotary.errors import AnnotaryError, ImageError
-    from annotary.records import Item
-
-    found: dict[str, Any] = {}
-    with reading.reader() as reader:
-
-        def show(item: Item) -> None:
-            try:
-                found[item.image] = thumbnail(reader.read(item))
-            except ImageError:
-                found[item.image] = None
-
-        others = set()
-        for image, path in sorted(wanted, key=lambda entry: entry[0]):
-            if path is not None:
-                show(Item(image, path=Path(path)))
-            elif image.startswith(("http://", "https://")):
-                show(Item(image, url=image))
-            else:
-                others.add(image)
-        if others and paths and "-" not in paths:  # standard input is not there twice
-            try:
-                for item in _items(reading.open(paths)):
-                    if item.image in others:
-                        show(item)
-                        others.discard(item.image)
-                    if not others:
-                        break
-            except AnnotaryError:
-                return found
-    return found
-
-
-def _items(found: Iterator[Any]) -> Iterator[Any]:
-    from annotary.records import Item
-
-    return (item for item in found if isinstance(item, Item))
-
-
-def _check_sheet(place: Path | None) -> None:
+def _check_sheet(place: Path | None, paths: Sequence[str]) -> None:
+    """Refuse what can be no sheet, and places where something else is."""
     from annotary.catalog.contact_sheet import SUFFIXES
+    from annotary.catalog.sheet_place import check_sheet_place
 
-    if place is not None and place.suffix and place.suffix.lower() not in SUFFIXES:
+    if place is None:
+        return
+    if place.suffix.lower() in SUFFIXES:
+        check_sheet_place(place, paths)
+    elif place.suffix or (place.exists() and not place.is_dir()):
         raise UsageError(f"--sheet {place} must end in {', '.join(SUFFIXES)}, or be a folder")
+    else:
+        for path in place.glob("cluster-*.jpg"):
+            if path.stem.removeprefix("cluster-").isdecimal():
+                check_sheet_place(path, paths)
 
 
 def _read_names(path: Path | None) -> list[str] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,9 @@ from annotary.cli._annotating import Loaded, loaded, running_options
 from annotary.cli._grouping import (
     Reading,
     check_table,
+    counted,
     json_line,
+    pictures,
     print_line,
     table_options,
     table_writer,
@@ -31,6 +33,9 @@ COLUMNS = (
     *("group", "image", "keep", "why", "by", "distance", "bytes", "width", "height", "also"),
     "path",
 )
+
+MOST_DRAWN = 16
+"""Images of a group that are drawn: two rows."""
 
 
 @click.command("duplicates", cls=SectionedCommand, short_help="Find images that are the same.")
@@ -53,6 +58,19 @@ COLUMNS = (
     metavar="NAME",
     help="What embeds images, for --by embedding: starter, unless a catalogue has vectors of another.",
 )
+@click.option(
+    "--sheet",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Draw the groups, the image to keep first and framed: a .jpg or .png.",
+)
+@click.option(
+    "--sheet-groups",
+    type=click.IntRange(1, 200),
+    default=100,
+    show_default=True,
+    help="How many groups are drawn: the first.",
+)
 @table_options
 @running_options
 def command(paths: tuple[str, ...], **values: Any) -> None:
@@ -72,15 +90,18 @@ def _duplicates(paths: tuple[str, ...], values: dict[str, Any]) -> int:
         raise UsageError("name images to compare: either PATH... or --catalog FOLDER")
     if values["model"] is not None and "embedding" not in options.kinds:
         raise UsageError("--model is for --by embedding")
-    check_table(values, [*paths, *values["against"]])
+    check_table(values, [*paths, *values["against"]], COLUMNS)
+    sheet = _Sheet(values["sheet"], values["sheet_groups"])
+    sheet.check([*paths, *values["against"]])
     reading = Reading(values)
     images = _Images(reading, options, paths, values)
     mine = [str(values["catalog"])] if values["catalog"] is not None else list(paths)
     references = images.fingerprints(list(values["against"])) if values["against"] else None
     groups = find_duplicates(images.fingerprints(mine), options, against=references)
-    found = _tell_groups(groups, values)
-    compared = f"{_counted(images.compared, 'image')} compared"
-    told = f"{_counted(found.groups, 'group')}; {_counted(found.others, 'image')} could go"
+    found = _tell_groups(sheet.passing(groups), values)
+    sheet.draw(reading, images.files, found.groups, is_quiet=values["quiet"])
+    compared = f"{counted(images.compared, 'image')} compared"
+    told = f"{counted(found.groups, 'group')}; {counted(found.others, 'image')} could go"
     told += f", {_size(found.bytes)}" if found.bytes else ""
     if values["against"]:
         told = f"{found.others:,} also in {', '.join(values['against'])}"
@@ -95,6 +116,10 @@ class _Images:
         options: What they are compared by.
         paths: The command's arguments.
         values: The values of its options.
+
+    Attributes:
+        compared: How many there were so far.
+        files: The arguments that are no catalogues.
 
     Raises:
         UsageError: A catalogue is none, or vectors cannot be compared.
@@ -119,11 +144,11 @@ class _Images:
             self._catalogs.add(str(values["catalog"]))
         for place in self._catalogs:
             Catalog.open(place)  # or what is wrong with it is told
-        self._files = [place for place in self._places if place not in self._catalogs]
-        if self._files:
-            reading.open(self._files)
+        self.files = [place for place in self._places if place not in self._catalogs]
+        if self.files:
+            reading.open(self.files)
         if "embedding" in self._kinds:
-            self._model = _model_for(sorted(self._catalogs), values, has_files=bool(self._files))
+            self._model = _model_for(sorted(self._catalogs), values, has_files=bool(self.files))
 
     def fingerprints(self, places: Sequence[str]) -> Iterator[Fingerprint]:
         """The images of catalogues and of whatever else is named."""
@@ -175,7 +200,7 @@ class _Images:
         from annotary.catalog.duplicates import Fingerprint
         from annotary.cli._digests import digests, repeated_sizes
 
-        sizes = None if self._catalogs else repeated_sizes(self._reading, self._files)
+        sizes = None if self._catalogs else repeated_sizes(self._reading, self.files)
         for item, size, digest in digests(self._reading, paths, sizes):
             path = None if item.path is None else str(item.path)
             yield Fingerprint(item.image, path, size, sha256=digest)
@@ -234,8 +259,70 @@ def _facts(member: Member) -> str:
     return ", ".join(facts) + "  " if facts else ""
 
 
-def _counted(count: int, what: str) -> str:
-    return f"{count:,} {what}" + ("" if count == 1 else "s")
+class _Sheet:
+    """A picture of the first groups.
+
+    Args:
+        place: Where it goes; None for no picture.
+        most: How many groups are drawn.
+    """
+
+    def __init__(self, place: Path | None, most: int) -> None:
+        self._place = place
+        self._most = most
+        self._groups: list[tuple[Member, ...]] = []
+
+    def check(self, inputs: Sequence[str]) -> None:
+        """Refuse what can be no sheet, and a place where something else is.
+
+        Raises:
+            UsageError: The message says what to do.
+        """
+        from annotary.catalog.contact_sheet import SUFFIXES
+        from annotary.catalog.sheet_place import check_sheet_place
+
+        if self._place is None:
+            return
+        if self._place.suffix.lower() not in SUFFIXES:
+            raise UsageError(f"--sheet {self._place} must end in {', '.join(SUFFIXES)}")
+        check_sheet_place(self._place, inputs)
+
+    def passing(self, groups: Iterable[Group]) -> Iterator[Group]:
+        """The groups, of which the first are remembered."""
+        for group in groups:
+            if self._place is not None and len(self._groups) < self._most:
+                self._groups.append(tuple(group.members))
+            yield group
+
+    def draw(
+        self, reading: Reading, paths: Sequence[str], groups: int, *, is_quiet: bool
+    ) -> None:
+        """Draw what is remembered; images are read again for it."""
+        from annotary.catalog.contact_sheet import Section, contact_sheet, save
+        from annotary.cli._output import tell
+
+        if self._place is None:
+            return
+        if not self._groups:
+            if not is_quiet:
+                tell(f"{self._place} is not drawn, as there are no groups")
+            return
+        shown = [members[:MOST_DRAWN] for members in self._groups]
+        wanted = {(member.image, member.path) for members in shown for member in members}
+        found = pictures(wanted, reading, paths)
+        sections = [
+            Section(
+                f"group {number:,}",
+                f"{counted(len(self._groups[number - 1]), 'image')}; framed is what to keep",
+                [found.get(member.image) for member in members],
+                [member.image for member in members],
+                sum(member.is_kept for member in members),
+            )
+            for number, members in enumerate(shown, 1)
+        ]
+        save(contact_sheet(sections), self._place)
+        if groups > len(sections) and not is_quiet:
+            tell(f"{self._place} shows the first {len(sections):,} groups (--sheet-groups)")
 
 
 def _size(count: int) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from annotary.catalog.query import SearchOptions, Term, combined
+from annotary.catalog.sheet_place import check_sheet_place
 from annotary.cli._annotating import DEFAULT_MODEL, loaded, running_options
 from annotary.cli._options import SectionedCommand, made, options_of
 from annotary.errors import UsageError
@@ -79,7 +80,10 @@ SHEET_SUFFIXES = (".jpg", ".jpeg", ".png")
     "--sheet",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Draw what is found into this picture, too, the best first: a JPEG or PNG.",
+    help="Draw what is found into this picture, too, the best first: a JPEG or PNG. It replaces nothing but a sheet.",
+)
+@click.option(
+    "--paths", "as_paths", is_flag=True, help="Print paths alone, one a line, for other programs."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object for each image.")
 @click.option("--quiet", is_flag=True, help="No progress bar and no counts.")
@@ -127,18 +131,39 @@ class _Row(NamedTuple):
 
 def _search(query: tuple[str, ...], values: dict[str, Any]) -> int:
     options = made(SearchOptions, values)
+    _check_words(query)
     has_query = query or values["images"] or values["minus"] or values["minus_images"]
     if not has_query:
         raise UsageError("say what to search for: words, or --image FILE")
     if (values["catalog"] is None) == (not values["places"]):
         raise UsageError("say where to search: either --catalog FOLDER or --in PATH")
-    if values["sheet"] is not None and values["sheet"].suffix.lower() not in SHEET_SUFFIXES:
-        raise UsageError(f"--sheet {values['sheet']} must end in {', '.join(SHEET_SUFFIXES)}")
+    if values["as_paths"] and values["as_json"]:
+        raise UsageError("say one of --paths and --json")
+    if values["sheet"] is not None:
+        if values["sheet"].suffix.lower() not in SHEET_SUFFIXES:
+            raise UsageError(f"--sheet {values['sheet']} must end in {', '.join(SHEET_SUFFIXES)}")
+        read = (*values["images"], *values["minus_images"], *values["places"])
+        check_sheet_place(values["sheet"], (*read, *(told.removeprefix("image:") for told in query)))
     if values["places"] and options.where is not None:
         raise UsageError("--where is for --catalog: images in a folder have no columns")
     if values["catalog"] is not None:
         return _in_catalog(values["catalog"], query, options, values)
     return _in_place(query, options, values)
+
+
+def _check_words(query: tuple[str, ...]) -> None:
+    """Refuse words that are files and folders: most likely a shell has put them where one --in was meant for all.
+
+    Raises:
+        UsageError: One is.
+    """
+    for told in query:
+        if os.path.isdir(told):  # noqa: PTH112 - never raises
+            raise UsageError(f"{told} is a folder: say --in {told}; if it is a text, text:{told}")
+        if os.path.isfile(told):  # noqa: PTH113 - never raises
+            raise UsageError(
+                f"{told} is a file: say --image {told}, or --in {told}; if it is a text, text:{told}"
+            )
 
 
 def _in_catalog(
@@ -183,12 +208,19 @@ def _model_of(catalog: Catalog, values: dict[str, Any]) -> Loaded:
     Raises:
         UsageError: It is another one than was told, or has changed since.
     """
+    from annotary import weights
+
     path, held = catalog.path, catalog.note.parts.get("embedding")
     if held is None:
         raise UsageError(
             f"{path} holds no vectors; add them: annotary embed PATH... --catalog {path}"
         )
-    found = loaded(values["model"] or held["name"], made(RuntimeOptions, values))
+    told = values["model"] or held["name"]
+    known = weights.known()
+    if told != held["name"] and told in known and held["name"] in known:
+        # Nothing has to be fetched to see this.
+        raise UsageError(f"{path} is of {held['name']}, and not of {told}; leave --model out")
+    found = loaded(told, made(RuntimeOptions, values))
     if found.fingerprint != held["weights"]:
         remedy = (
             "leave --model out"
@@ -248,7 +280,7 @@ def _in_place(query: tuple[str, ...], options: SearchOptions, values: dict[str, 
     if not values["quiet"] and not values["as_json"]:
         failed = f"; {outcome.failed:,} failed" if outcome.failed else ""
         known = f", {outcome.done:,} embedded now" if outcome.done else ""
-        tell(f"{outcome.done + outcome.done_before:,} images searched{known}{failed}")
+        tell(f"{_images(outcome.done + outcome.done_before)} searched{known}{failed}")
     return 1 if outcome.failed else 0
 
 
@@ -340,10 +372,14 @@ def _show(rows: list[_Row], wanted: _Query, found: Loaded, values: dict[str, Any
 
     if values["sheet"] is not None:
         _draw(rows, values["sheet"])
-    lines = _lines(rows, wanted, found, as_json=values["as_json"])
+    if values["as_paths"]:
+        lines = (os.fsencode(row.path) for row in rows if row.path)
+    else:
+        told = _lines(rows, wanted, found, as_json=values["as_json"])
+        lines = (line.encode("utf-8", "backslashreplace") for line in told)
     try:
         for line in lines:
-            sys.stdout.buffer.write(line.encode("utf-8", "backslashreplace") + b"\n")
+            sys.stdout.buffer.write(line + b"\n")
         sys.stdout.buffer.flush()
     except BrokenPipeError:
         # Whoever reads our output has enough. Python would complain once more when it flushes at exit.
@@ -352,6 +388,9 @@ def _show(rows: list[_Row], wanted: _Query, found: Loaded, values: dict[str, Any
         tell(
             "nothing was found" + (" above --threshold" if values["threshold"] is not None else "")
         )
+    others = sum(not row.path for row in rows) if values["as_paths"] else 0
+    if others and not values["quiet"]:
+        tell(f"{_images(others)} in archives and at addresses left out: they have no path")
 
 
 def _lines(rows: list[_Row], wanted: _Query, found: Loaded, *, as_json: bool) -> Iterator[str]:
@@ -359,27 +398,23 @@ def _lines(rows: list[_Row], wanted: _Query, found: Loaded, *, as_json: bool) ->
     from annotary.tasks.comparison import Comparer
     from annotary.tasks.encoding import dual_encoder
 
+    if not as_json:
+        for rank, row in enumerate(rows, 1):
+            yield f"{rank:>3}  {row.score:+.3f}  {one_line(_name(row))}"
+        return
     comparer = None if wanted.text is None else Comparer(dual_encoder(found.model))
     for rank, row in enumerate(rows, 1):
-        probability = None
+        told: dict[str, Any] = {"rank": rank, "score": round(row.score, 6)}
         if comparer is not None and wanted.text is not None:
-            probability = comparer.match(row.vector, wanted.text).probability
-        if as_json:
-            told: dict[str, Any] = {"rank": rank, "score": round(row.score, 6)}
-            if probability is not None:
-                told["probability"] = round(probability, 6)
-            yield json.dumps({**told, **row.record}, ensure_ascii=False)
-        else:
-            match = "" if probability is None else f"  match {probability:.3f}"
-            yield f"{rank:>3}  {row.score:+.3f}{match}  {one_line(_name(row))}"
+            told["probability"] = round(comparer.match(row.vector, wanted.text).probability, 6)
+        yield json.dumps({**told, **row.record}, ensure_ascii=False)
 
 
 def _draw(rows: list[_Row], path: Path) -> None:
     """Draw what was found, the best first; members of archives cannot be looked up again and are grey."""
-    from annotary.catalog.contact_sheet import Section, contact_sheet, thumbnail
-    from annotary.errors import ImageError, OutputError
+    from annotary.catalog.contact_sheet import Section, contact_sheet, save, thumbnail
+    from annotary.errors import ImageError
     from annotary.records import Item
-    from annotary.sinks._atomic import replacing
     from annotary.sources import Reader
 
     pictures = []
@@ -392,13 +427,12 @@ def _draw(rows: list[_Row], path: Path) -> None:
                 pictures.append(None if item is None else thumbnail(reader.read(item)))
             except ImageError:
                 pictures.append(None)
-    section = Section("annotary search", f"{len(rows):,} images", pictures)
-    form = "PNG" if path.suffix.lower() == ".png" else "JPEG"
-    try:
-        with replacing(path) as file:
-            contact_sheet([section]).save(file, form, quality=90)
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror}") from error
+    save(contact_sheet([Section("annotary search", _images(len(rows)), pictures)]), path)
+
+
+def _images(count: int) -> str:
+    """A count of images in words."""
+    return f"{count:,} image" + ("" if count == 1 else "s")
 
 
 def _name(row: _Row) -> str:

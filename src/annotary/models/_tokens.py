@@ -19,7 +19,7 @@ import numpy.typing as npt
 from tokenizers import AddedToken, Regex, Tokenizer, normalizers, pre_tokenizers, processors
 from tokenizers.models import BPE, Unigram
 
-from annotary.errors import ModelError
+from annotary.errors import ModelError, UsageError
 from annotary.models._sentencepiece import read_sentencepiece
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -126,9 +126,14 @@ class TextTokens:
 
         Yields:
             A batch, and the places of those of its texts whose end was left out.
+
+        Raises:
+            UsageError: A text holds what is no Unicode, such as a byte of a damaged name.
         """
         for start in range(0, len(texts), _TEXTS_AT_ONCE):
-            some = [self._prepared(text) for text in texts[start : start + _TEXTS_AT_ONCE]]
+            some = [
+                self._prepared(_checked(text)) for text in texts[start : start + _TEXTS_AT_ONCE]
+            ]
             found = self._tokenizer.encode_batch(some)
             for places in self._parts([len(one.ids) for one in found], size, numbers):
                 rows = [found[i].ids for i in places]
@@ -293,3 +298,12 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def _first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).split("\n", 1)[0]
+
+
+def _checked(text: str) -> str:
+    """A text that can be written down."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(f"a text holds what is no Unicode: {text[:80]!r}") from error
+    return text
