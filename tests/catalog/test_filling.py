@@ -307,7 +307,7 @@ def test_another_part_is_added_to_the_rows(tmp_path, photos, encoder):
     filled(path, [folder], [Embed(encoder)])
     vectors = Catalog.open(path).fetch(range(4), ["embedding"])["embedding"].to_pylist()
     task = Labelled(decides=True)
-    assert filled(path, [folder], [task]) == Filled(changed=4)
+    assert filled(path, [folder], [task]) == Filled(completed=4)
     assert encoder.images == 4
     assert filled(path, [folder], [task, Embed(encoder)]) == Filled(unchanged=4)
     catalog = Catalog.open(path)
@@ -321,18 +321,18 @@ def test_another_part_is_added_to_the_rows(tmp_path, photos, encoder):
     repaint(folder / "00001.png", 77)
     assert filled(path, [folder], [Embed(encoder)]) == Filled(changed=1, unchanged=3)
     assert Catalog.open(path).records([1])[0].labels == ()
-    assert filled(path, [folder], [task]) == Filled(changed=1, unchanged=3)
+    assert filled(path, [folder], [task]) == Filled(completed=1, unchanged=3)
 
 
 def test_new_files_without_a_part_that_others_have(tmp_path, photos, encoder):
     folder, path = photos(3), tmp_path / "c"
     filled(path, [folder], [Embed(encoder)])
     photos(5)
-    assert filled(path, [folder], [Labelled()]) == Filled(new=2, changed=3)
+    assert filled(path, [folder], [Labelled()]) == Filled(new=2, completed=3)
     catalog = Catalog.open(path)
     assert catalog.count("embedding IS NULL") == 2
     assert catalog.count("label = 'thing'") == 5
-    assert filled(path, [folder], [Embed(encoder)]) == Filled(changed=2, unchanged=3)
+    assert filled(path, [folder], [Embed(encoder)]) == Filled(completed=2, unchanged=3)
     assert encoder.images == 5
     assert Catalog.open(path).count("embedding IS NULL OR label IS NULL") == 0
 
@@ -341,7 +341,7 @@ def test_a_file_that_moved_and_lacks_a_part(tmp_path, photos, encoder):
     folder, path = photos(2), tmp_path / "c"
     filled(path, [folder], [Embed(encoder)])
     (folder / "00001.png").rename(folder / "z.png")
-    assert filled(path, [folder], [Labelled()]) == Filled(changed=1, moved=1)
+    assert filled(path, [folder], [Labelled()]) == Filled(completed=1, moved=1)
     row = Catalog.open(path).rows_of([1])[0]
     assert row.path == str(folder / "z.png")
     assert row.annotation.labels

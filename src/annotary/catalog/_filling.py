@@ -18,7 +18,7 @@ from typing import Any, Self
 
 from annotary.catalog._columns import row_of, stored
 from annotary.catalog._deciding import Awaited, Counter, Decider, Filled, columns_of
-from annotary.catalog._known import Known, bits_of, is_missing, place_of
+from annotary.catalog._known import Known, bits_of, content_of, is_missing, place_of
 from annotary.catalog._note import LOCK_FILE, NOTE_FILE, Note, read_note, writing_alone
 from annotary.catalog._table import INDEX_FROM, TABLE, Catalog, check_installed
 from annotary.catalog._writing import Writer
@@ -196,8 +196,10 @@ class Filling:
         elif awaited.row is None:
             self._counter.add("new")
         else:
+            # What stands behind an address may be something else by now.
+            is_same = awaited.keeps and awaited.row.content == content_of(beside["sha256"])
             kept = "back" if awaited.row.is_deleted else "completed"
-            self._counter.add(kept if awaited.keeps else "changed")
+            self._counter.add(kept if is_same else "changed")
         return record
 
     def _failed(self, item: Item | None, awaited: Awaited | None, failure: Failure) -> None:
