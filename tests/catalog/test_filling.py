@@ -356,12 +356,87 @@ def test_another_model_is_refused_in_a_line(tmp_path, photos, encoder):
     ) as told:
         filled(path, [folder], [Embed(SmallEncoder(name="other"))])
     assert "\n" not in str(told.value)
-    with pytest.raises(UsageError, match="weights was '1', now '2'"):
+    with pytest.raises(UsageError, match="the files of the model differ"):
         filled(path, [folder], [Embed(encoder)], settings={"embedding": {"weights": "2"}})
     again = SmallEncoder(name="other")
     assert filled(path, [folder], [Embed(again)], overwrite=True) == Filled(new=2)
     assert Catalog.open(path).model == "other@1.0"
     assert Catalog.open(path).count(with_deleted=True) == 2
+
+
+def test_a_part_is_replaced_alone(tmp_path, photos, encoder):
+    folder, path = photos(4), tmp_path / "c"
+    first, second = Labelled(decides=True), Labelled("other")
+    made = {"embedding": {"weights": "1"}, "labels": {"top": 1, "policy": "p"}}
+    asked = {"labels": {"top": 2}}
+    assert filled(path, [folder], [Embed(encoder), first], settings=made) == Filled(new=4)
+    (folder / "00003.png").unlink()
+    filled(path, [folder], [Embed(encoder)])
+    vectors = Catalog.open(path).fetch(range(4), ["embedding"])["embedding"].to_pylist()
+    with pytest.raises(UsageError, match="--replace-part throws away the labels alone"):
+        filled(path, [folder], [second], settings=asked)
+    assert Catalog.open(path).count("label = 'thing'", with_deleted=True) == 4
+    # One image alone: the others have no labels now, rather than some of other settings.
+    one = [folder / "00000.png"]
+    again = filled(path, one, [second], settings=asked, replace_parts=True)
+    assert again == Filled(completed=1)
+    catalog = Catalog.open(path)
+    assert catalog.count("labels IS NOT NULL OR decision IS NOT NULL", with_deleted=True) == 1
+    assert catalog.count("decision IS NULL AND reasons IS NULL", with_deleted=True) == 4
+    assert catalog.note.parts["labels"]["top"] == 2
+    assert filled(path, [folder], [second], settings=asked) == Filled(completed=2, unchanged=1)
+    catalog = Catalog.open(path)
+    assert catalog.count("label = 'other'") == 3
+    assert catalog.fetch(range(4), ["embedding"])["embedding"].to_pylist() == vectors
+    assert dict(catalog.records([3])[0].sources) == {"embedding": "small@1.0"}
+    assert encoder.images == 4
+    # What has the same settings stays.
+    again = filled(path, [folder], [second], settings=asked, replace_parts=True)
+    assert again == Filled(unchanged=3)
+
+
+def test_vectors_are_replaced_alone(tmp_path, photos, encoder, monkeypatch):
+    from annotary.catalog import _filling, _nearest
+
+    monkeypatch.setattr(_filling, "INDEX_FROM", 300)
+    monkeypatch.setattr(_nearest, "LEAST_FOR_INDEX", 300)
+    folder, path = photos(320), tmp_path / "c"
+    settings = {"embedding": {"weights": "1"}}
+    filled(path, [folder], [Embed(encoder), Labelled()], settings=settings)
+    assert Catalog.open(path).has_index
+    settings = {"embedding": {"weights": "2"}}
+    again = filled(path, [folder], [Embed(encoder)], settings=settings, replace_parts=True)
+    assert again == Filled(completed=320)
+    catalog = Catalog.open(path)
+    assert catalog.has_index
+    assert catalog.count("embedding IS NOT NULL AND label = 'thing'") == 320
+    (vector,) = next(catalog.vectors(where="id = 7"))[1]
+    assert catalog.search(vector, 1)[0][1] == pytest.approx(1.0, abs=1e-5)
+
+
+def test_a_kill_while_a_part_is_thrown_away(tmp_path, photos, encoder, monkeypatch):
+    from annotary.catalog import _clearing
+
+    folder, path = photos(4), tmp_path / "c"
+    filled(path, [folder], [Labelled()], settings={"labels": {"top": 1}})
+    monkeypatch.setattr(_clearing, "_ROWS_AT_ONCE", 1)
+    replace = Catalog.replace
+
+    def killed(self, rows):
+        if self.count("label IS NULL") == 2:
+            raise KeyboardInterrupt
+        replace(self, rows)
+
+    monkeypatch.setattr(Catalog, "replace", killed)
+    asked = {"settings": {"labels": {"top": 2}}, "replace_parts": True}
+    with pytest.raises(KeyboardInterrupt):
+        filled(path, [folder], [Labelled()], **asked)
+    monkeypatch.setattr(Catalog, "replace", replace)
+    # The catalogue is of the old settings still, and lacks two.
+    with pytest.raises(UsageError, match="top was 1, now 2"):
+        filled(path, [folder], [Labelled()], settings=asked["settings"])
+    assert filled(path, [folder], [Labelled("new")], **asked) == Filled(completed=4)
+    assert Catalog.open(path).count("label = 'new'") == 4
 
 
 def test_a_folder_that_is_no_catalogue_is_left_alone(tmp_path, photos, encoder):
@@ -530,8 +605,9 @@ def test_ctrl_c_costs_nothing_that_was_done(tmp_path, photos, encoder):
 
 def test_a_second_process_is_refused_while_the_first_writes(tmp_path, photos, encoder):
     folder, path = photos(30), tmp_path / "c"
-    first = start(path, folder, 0.05)
-    wait_for(first, 2)
+    # So long that the others come while it writes, however slow they are.
+    first = start(path, folder, 5.0)
+    wait_for(first, 0)
     second = start(path, folder)
     _, told = second.communicate()
     assert second.returncode == 1

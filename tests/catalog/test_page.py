@@ -1,4 +1,4 @@
-"""The page about the catalogue says what it does."""
+"""The pages about the catalogue and its search say what they do."""
 
 from __future__ import annotations
 
@@ -7,9 +7,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from annotary.api import Annotator
 from annotary.catalog import Catalog, Note
 from annotary.catalog._columns import schema_of
+from annotary.cli import annotary
+from annotary.cli._annotating import Loaded
 from tests.small_encoder import SmallEncoder
 
 pytest.importorskip("lancedb")
@@ -18,8 +22,8 @@ ROOT = Path(__file__).parent.parent.parent
 PAGE = (ROOT / "docs" / "catalog.md").read_text("utf-8")
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.S | re.M)
+def blocks(language: str, page: str = PAGE) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", page, re.S | re.M)
 
 
 def test_its_columns_are_told():
@@ -56,3 +60,20 @@ def test_its_python_runs(tmp_path, monkeypatch, capsys):
     assert lines[0].endswith(" True")
     assert f"Filled(new={count}, " in lines[count]
     assert len(Catalog.open("photos.catalog")) == count
+    # What Python makes the command continues.
+    model = Loaded(SmallEncoder(), "0123", "0123")
+    monkeypatch.setattr("annotary.cli.embed.loaded", lambda name, options: model)
+    arguments = ["embed", "examples", "--catalog", "photos.catalog"]
+    result = CliRunner().invoke(annotary, arguments)
+    assert result.exit_code == 0, result.exception
+    assert result.stderr.rstrip().endswith(f"{count} unchanged")
+    result = CliRunner().invoke(annotary, [*arguments, "--no-reduce"])
+    assert "reduce" in str(result.exception)
+    # And the page of the search finds in it.
+    monkeypatch.setattr("annotary.load", lambda name: Annotator(SmallEncoder()))
+    (code,) = blocks("python", (ROOT / "docs" / "search.md").read_text("utf-8"))
+    exec(compile(code, "search.md", "exec"), {})
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3
+    assert all(Path(line.split()[1]).is_file() for line in lines)
+    assert lines == sorted(lines, key=lambda line: -float(line.split()[0]))

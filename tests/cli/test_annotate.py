@@ -181,6 +181,9 @@ def test_a_catalogue_is_filled_and_added_to(folder, models, tmp_path):
     assert catalog.count("label = 'blue'") == 1
     told = refused("annotate", folder, "--tasks", "tag", "--threshold", "0.3", "--catalog", path)
     assert "holds tags of other settings (threshold was 0.4, now 0.3)" in told
+    again = ("annotate", folder, "--tasks", "tag", "--threshold", "0.3", "--replace-part")
+    assert refused(*again) == "--replace-part is for --catalog"
+    assert call(*again, "--catalog", path).stderr.startswith("6 completed in ")
     row = json.loads(call("search", "blue", "--catalog", path, "--json").stdout.splitlines()[0])
     assert row["labels"][0]["name"] == "blue"
     assert row["sources"] == dict.fromkeys(("tags", "labels", "embedding"), "small@1.0")

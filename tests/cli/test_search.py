@@ -390,7 +390,7 @@ def test_a_model_that_has_changed_since(catalog, folder, models, monkeypatch):
     assert "rebuild it: annotary embed PATH... --catalog" in told
     assert "--on-existing overwrite" in told
     monkeypatch.setattr(HERE[1], new)
-    assert "weights was" in refused("embed", folder, "--catalog", catalog)
+    assert "the files of the model differ" in refused("embed", folder, "--catalog", catalog)
     assert call("embed", folder, "--catalog", catalog, "--on-existing", "overwrite").exit_code == 0
     assert found("red", "--catalog", catalog)[0] == "red"
 

@@ -20,6 +20,7 @@ from annotary.export import _model as model_module
 from annotary.export._photos import Photos, drawn
 from annotary.models import load_model
 from annotary.runtime import RuntimeOptions, precision_of
+from annotary.tasks.encoding import dual_encoder
 
 needs_nncf = pytest.mark.skipif(
     importlib.util.find_spec("nncf") is None, reason="the extra export is not installed"
@@ -130,7 +131,15 @@ def test_the_starter_becomes_fp32(calibration, tmp_path):
     assert done.parity.compared_on == 8
     assert done.parity.mean_difference < 0.002
     assert done.size > done.size_before
-    assert done.card.source == "starter@1.0"
+    assert done.card.source == "starter@1.1"
+    # What knows texts goes on knowing them, and says the same of them.
+    exported, shipped = load_model(f"dir:{done.directory}"), load_model("starter")
+    texts = ["a cat", "ein Hafen"]
+    np.testing.assert_array_equal(
+        dual_encoder(exported).embed_texts(texts).vectors,
+        dual_encoder(shipped).embed_texts(texts).vectors,
+    )
+    assert dual_encoder(exported).similarity == dual_encoder(shipped).similarity
 
 
 # What is refused
@@ -152,7 +161,7 @@ def test_too_few_photos_are_too_few(convolutional, photos, tmp_path):
 
 
 def test_int8_of_int8_is_refused(calibration):
-    with pytest.raises(UsageError, match=r"starter@1\.0 computes in int8 already"):
+    with pytest.raises(UsageError, match=r"starter@1\.1 computes in int8 already"):
         export_model("starter", ExportOptions("int8", (str(calibration),)))
 
 

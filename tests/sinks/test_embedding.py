@@ -87,7 +87,7 @@ def embed(place: Path, tags=TAGS, **options) -> bytes:
     item = Item.from_path(place)
     sink = open_sink("xmp", None, SinkOptions(embed=True, **options))
     if not sink.holds(item):
-        sink.write(item, Annotation(item.image, 18, 12, tags=tags, sources={"tags": "starter@1.0"}))
+        sink.write(item, Annotation(item.image, 18, 12, tags=tags, sources={"tags": "starter@1.1"}))
     sink.close(complete=True)
     return place.read_bytes()
 

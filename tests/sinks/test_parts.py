@@ -464,10 +464,10 @@ def test_a_table_of_the_first_version_goes_on_with_tags(tmp_path):
     schema = pa.schema(columns, metadata={"annotary.version": "0.2.0", "annotary.schema": "1"})
     row = {"image": "old.jpg", "width": 4, "height": 3}
     row["tags"] = [{"name": "dog", "score": 0.5, "category": "animal"}]
-    row["sources"] = [{"part": "tags", "model": "starter@1.0"}]
+    row["sources"] = [{"part": "tags", "model": "starter@1.1"}]
     path = tmp_path / "out.parquet"
     pq.write_table(pa.Table.from_pylist([row], schema=schema), path)
-    new = Annotation("new.jpg", 4, 3, tags=(Tag("cat", 0.25),), sources={"tags": "starter@1.0"})
+    new = Annotation("new.jpg", 4, 3, tags=(Tag("cat", 0.25),), sources={"tags": "starter@1.1"})
     with pytest.raises(OutputError) as caught:
         write("parquet", path, [new], ("tags", "labels"))
     assert str(caught.value) == (

@@ -36,7 +36,7 @@ def test_every_format_has_a_section():
 def test_the_sample_is_what_is_written(form, tmp_path):
     item = Item("photos/2024/dog.jpg", path=tmp_path / "dog.jpg")
     tags = (Tag("dog", 0.961304, "animal"), Tag("beach", 0.874021, "place"))
-    annotation = Annotation(item.image, 4032, 3024, tags=tags, sources={"tags": "starter@1.0"})
+    annotation = Annotation(item.image, 4032, 3024, tags=tags, sources={"tags": "starter@1.1"})
     open_sink(form, None, SinkOptions()).write(item, annotation)
     sample = re.findall(r"^```(?:text|json|xml)\n(.*?)^```$", section(form), re.S | re.M)[0]
     assert (tmp_path / FILES[form]).read_text("utf-8") == sample

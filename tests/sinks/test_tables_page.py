@@ -49,10 +49,10 @@ def outputs(tmp_path: Path) -> Path:
     Image.new("RGB", (4032, 3024)).save(encoded, "JPEG")
     photo.write_bytes(encoded.getvalue())
     tags = (Tag("dog", 0.961304, "animal"), Tag("beach", 0.874021, "place"))
-    annotation = Annotation(NAME, 4032, 3024, tags=tags, sources={"tags": "starter@1.0"})
+    annotation = Annotation(NAME, 4032, 3024, tags=tags, sources={"tags": "starter@1.1"})
     others = {
         "npy": Annotation(NAME, 4032, 3024, embedding=Embedding((0.6, 0.8))),
-        "folders": Annotation(NAME, 4032, 3024, labels=LABELS, sources={"labels": "starter@1.0"}),
+        "folders": Annotation(NAME, 4032, 3024, labels=LABELS, sources={"labels": "starter@1.1"}),
     }
     for form, output in OUTPUTS.items():
         if form in ("parquet", "npy"):

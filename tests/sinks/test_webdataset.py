@@ -41,7 +41,7 @@ def item_of(name: str, data: bytes = b"\xff\xd8\xffsome", relative: str | None =
 
 def annotation_of(name: str) -> Annotation:
     tags = (Tag('dog, or "cat"', 0.75, "animal"), Tag("grass", 0.5))
-    return Annotation(name, 8, 6, tags=tags, sources={"tags": "starter@1.0"})
+    return Annotation(name, 8, 6, tags=tags, sources={"tags": "starter@1.1"})
 
 
 def write(path: Path, items: list[Item], *, complete: bool = True) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from annotary.catalog._clearing import clear
 from annotary.catalog._columns import row_of, stored
 from annotary.catalog._deciding import Awaited, Counter, Decider, Filled, columns_of
 from annotary.catalog._known import Known, bits_of, content_of, is_missing, place_of
@@ -26,7 +27,7 @@ from annotary.errors import NothingToDo, UsageError
 from annotary.images import DecodeOptions
 from annotary.pipeline import PipelineOptions, annotate
 from annotary.pipeline.output import FailureList
-from annotary.pipeline.state import FAILURES_FILE
+from annotary.pipeline.state import FAILURES_FILE, told_change
 from annotary.records import Failure, Item, Record
 from annotary.sinks import NameSet
 from annotary.sources import Reader
@@ -52,6 +53,7 @@ class Filling:
         roots: The arguments that `items` come from: files of the catalogue that are in one of these folders, and are
             not there any more, are marked as gone.
         overwrite: Throw away what the catalogue holds.
+        replace_parts: Throw away the parts that were made with other settings, of all rows.
         retry_failed: Try downloads and members of archives again that failed before; files are always tried again.
 
     Attributes:
@@ -75,6 +77,7 @@ class Filling:
         *,
         roots: Sequence[str] = (),
         overwrite: bool = False,
+        replace_parts: bool = False,
         retry_failed: bool = False,
     ) -> None:
         check_installed()
@@ -85,7 +88,8 @@ class Filling:
         self._is_stopped = threading.Event()
         told = {
             task.part: {
-                **{"model": task.source, **_decoding(decode_options)},
+                "model": task.source,
+                **_decoding(decode_options),
                 **settings.get(task.part, {}),
             }
             for task in tasks
@@ -96,7 +100,7 @@ class Filling:
             place = Path(path)
             _check_place(place)
             opening.enter_context(writing_alone(place))
-            self.catalog = _opened(place, parts, overwrite=overwrite)
+            self.catalog = _opened(place, parts, overwrite=overwrite, replaces=replace_parts)
             self._failures = FailureList(place / FAILURES_FILE, renews=True)
             self._known = Known(self.catalog)
             self._open = opening.pop_all()
@@ -255,6 +259,7 @@ def fill(
     *,
     roots: Sequence[str] = (),
     overwrite: bool = False,
+    replace_parts: bool = False,
     retry_failed: bool = False,
 ) -> Filling:
     """Fill a catalogue: `Filling`, which this gives, says what is taken.
@@ -274,6 +279,7 @@ def fill(
         options or PipelineOptions(),
         roots=roots,
         overwrite=overwrite,
+        replace_parts=replace_parts,
         retry_failed=retry_failed,
     )
 
@@ -281,7 +287,9 @@ def fill(
 def _decoding(options: DecodeOptions) -> dict[str, Any]:
     """What results depend on beside the model. How many pixels are too many decides what fails, and nothing else."""
     told: dict[str, Any] = {"reduce": options.reduce}
-    return told if options.transparency == "auto" else {**told, "transparency": options.transparency}
+    if options.transparency != "auto":
+        told["transparency"] = options.transparency
+    return told
 
 
 def _check_place(path: Path) -> None:
@@ -298,7 +306,7 @@ def _check_place(path: Path) -> None:
             )
 
 
-def _opened(path: Path, parts: Settings, *, overwrite: bool) -> Catalog:
+def _opened(path: Path, parts: Settings, *, overwrite: bool, replaces: bool) -> Catalog:
     """The catalogue, new or as it was, with these parts among its own."""
     note = None if overwrite else read_note(path)
     if note is None:
@@ -306,22 +314,32 @@ def _opened(path: Path, parts: Settings, *, overwrite: bool) -> Catalog:
         (path / FAILURES_FILE).unlink(missing_ok=True)
         return Catalog.create(path, Note(parts))
     catalog = Catalog.open(path)
-    _check_parts(path, note.parts, parts)
-    if {*parts} - {*note.parts}:
+    others = {name: told for name in parts if (told := _difference(note.parts, parts, name))}
+    if others and not replaces:
+        name, told = next(iter(others.items()))
+        raise UsageError(
+            f"{path} holds {name} of other settings ({told}); choose the same, or another --catalog;"
+            f" annotary annotate --replace-part throws away the {name} alone, and --on-existing overwrite"
+            " all that is there"
+        )
+    if others:
+        # A decision is made of what a policy looked at, and goes with it.
+        judged = any("policy" in note.parts[name] for name in others)
+        clear(catalog, [*others, *(("decision",) if judged else ())])
+    if others or {*parts} - {*note.parts}:
+        # After the rows: until then they are of the old settings.
         catalog.note = Note({**note.parts, **parts})
         catalog.note.write(path)
     return catalog
 
 
-def _check_parts(path: Path, held: Settings, asked: Settings) -> None:
-    """Refuse results of other settings than those that are there."""
-    for part, settings in asked.items():
-        before = held.get(part, settings)
-        # What the user called the model may be another name of the same weights.
-        for name in ("model", *sorted({*before, *settings} - {"model", "name"})):
-            old, new = before.get(name), settings.get(name)
-            if (old or None) != (new or None):
-                raise UsageError(
-                    f"{path} holds {part} of other settings ({name} was {old!r}, now {new!r});"
-                    " choose the same, or another --catalog, or begin anew with --on-existing overwrite"
-                )
+def _difference(held: Settings, asked: Settings, part: str) -> str:
+    """In what the settings of a part differ from those that are there; empty where they do not."""
+    settings = asked[part]
+    before = held.get(part, settings)
+    # What the user called the model may be another name of the same weights.
+    for name in ("model", *sorted({*before, *settings} - {"model", "name"})):
+        old, new = before.get(name), settings.get(name)
+        if (old or None) != (new or None):
+            return told_change(name, old, new)
+    return ""

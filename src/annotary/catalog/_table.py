@@ -360,6 +360,11 @@ class Catalog:
         with self._told(None):
             self._table.add_columns(embedding_field(dimensions))
 
+    def drop_vectors_column(self) -> None:
+        """Remove all vectors, and the index of them."""
+        with self._told(None):
+            self._table.drop_columns(["embedding"])
+
     def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Add rows, by column; they are there whole when this comes back, or none of them is.
 

@@ -147,6 +147,8 @@ class Annotating:
         tasks: Sequence[Task],
         settings: Mapping[str, Mapping[str, Any]],
         verbs: tuple[str, str],
+        *,
+        replaces: bool = False,
     ) -> int:
         """Annotate the images that a catalogue does not hold, and those that have changed.
 
@@ -155,6 +157,7 @@ class Annotating:
             tasks: What is asked of each image.
             settings: Part of the records to what it depends on beside how images are decoded: `weights`, and the rest.
             verbs: What is done and has been done ("embedding", "embedded").
+            replaces: Whether parts that were made with other settings are thrown away.
 
         Returns:
             The exit code.
@@ -169,6 +172,7 @@ class Annotating:
                 *(reader, self._decode_options, self._pipeline_options),
                 roots=self._paths,
                 overwrite=self.writing.overwrites,
+                replace_parts=replaces,
                 retry_failed=self.writing.retries,
             )
             with filling:

@@ -110,6 +110,11 @@ class LabelScoring:
     metavar="FOLDER",
     help="Keep the results in this catalogue, for `annotary search`; only new and changed files are annotated.",
 )
+@click.option(
+    "--replace-part",
+    is_flag=True,
+    help="Throw away what all images of the catalogue have of these tasks where it was made with other settings.",
+)
 @policy_option
 @options_of(TaggingOptions, TagRules, LabelOptions, LabelScoring)
 @click.option(
@@ -141,6 +146,8 @@ def _annotate(paths: tuple[str, ...], values: dict[str, Any]) -> int:
     options = made(AnnotateOptions, values)
     if values["catalog"] is not None and (annotating.writing.form or values["as_json"]):
         raise UsageError("--catalog goes neither with --output, nor with --format, nor with --json")
+    if values["replace_part"] and values["catalog"] is None:
+        raise UsageError("--replace-part is for --catalog")
     _check_used(options.named, values)
     models = _Models(values["model"], options, annotating.runtime)
     make = {
@@ -153,7 +160,8 @@ def _annotate(paths: tuple[str, ...], values: dict[str, Any]) -> int:
     verbs = ("annotating", "annotated")
     if values["catalog"] is not None:
         by_part = {one.task.part: one.settings for one in asked}
-        return annotating.fill(values["catalog"], tasks, by_part, verbs)
+        replaces = values["replace_part"]
+        return annotating.fill(values["catalog"], tasks, by_part, verbs, replaces=replaces)
     settings: dict[str, Any] = {"command": "annotate"}
     for task, said in asked:
         told = {"model": task.source, **said}

@@ -142,8 +142,9 @@ def _search(query: tuple[str, ...], values: dict[str, Any]) -> int:
     if values["sheet"] is not None:
         if values["sheet"].suffix.lower() not in SHEET_SUFFIXES:
             raise UsageError(f"--sheet {values['sheet']} must end in {', '.join(SHEET_SUFFIXES)}")
-        read = (*values["images"], *values["minus_images"], *values["places"])
-        check_sheet_place(values["sheet"], (*read, *(told.removeprefix("image:") for told in query)))
+        words = [told.removeprefix("image:") for told in query]
+        read = (*values["images"], *values["minus_images"], *values["places"], *words)
+        check_sheet_place(values["sheet"], read)
     if values["places"] and options.where is not None:
         raise UsageError("--where is for --catalog: images in a folder have no columns")
     if values["catalog"] is not None:
@@ -406,7 +407,9 @@ def _lines(rows: list[_Row], wanted: _Query, found: Loaded, *, as_json: bool) ->
     for rank, row in enumerate(rows, 1):
         told: dict[str, Any] = {"rank": rank, "score": round(row.score, 6)}
         if comparer is not None and wanted.text is not None:
-            told["probability"] = round(comparer.match(row.vector, wanted.text).probability, 6)
+            probability = comparer.match(row.vector, wanted.text).probability
+            assert probability is not None
+            told["probability"] = round(probability, 6)
         yield json.dumps({**told, **row.record}, ensure_ascii=False)
 
 

@@ -35,6 +35,7 @@ from annotary.export._parity import Parity, Tagger, compare
 from annotary.export._photos import Photos, drawn
 from annotary.export._quantise import quantise
 from annotary.models import find, load_model
+from annotary.models.starter import TEXT_FILE, TOKENIZER_FILE
 from annotary.runtime import RuntimeOptions, precision_of
 
 MODEL_FILE = "model.onnx"
@@ -213,15 +214,21 @@ def _written(source: _Source, folder: Path) -> Path:
 def _describe(source: _Source, folder: Path, name: str, options: ExportOptions) -> Card:
     """Write the tags and the card."""
     (folder / TAGS_FILE).write_text(vocabulary_text(source.tagger.vocabulary), encoding="utf-8")
+    texts: tuple[str, ...] = ()
+    if source.card.family == "starter":  # which knows texts, too; their tower stays as it is
+        texts = (TEXT_FILE, TOKENIZER_FILE)
+        for entry in texts:
+            shutil.copyfile(source.weights.parent / entry, folder / entry)
     what = f"{source.card.description} In {options.precision}, made by annotary export.".strip()
     card = replace(
         source.card,
         name=name,
-        family="onnx_tagger",
+        family="starter" if texts else "onnx_tagger",
         description=what,
         source=source.card.id,
-        files={entry: digest_of(folder / entry) for entry in (MODEL_FILE, TAGS_FILE)},
+        files={entry: digest_of(folder / entry) for entry in (MODEL_FILE, TAGS_FILE, *texts)},
         sizes={},
+        similarity=source.card.similarity if texts else None,
         thresholds={},
     )
     (folder / CARD_FILE).write_text(card_text(card), encoding="utf-8")

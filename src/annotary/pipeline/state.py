@@ -136,7 +136,7 @@ class RunState:
     def _told_changes(self, before: Mapping[str, Any]) -> str:
         names = sorted({*before, *self._settings})
         changes = "; ".join(
-            _told_change(name, before.get(name), self._settings.get(name))
+            told_change(name, before.get(name), self._settings.get(name))
             for name in names
             if (before.get(name) or None) != (self._settings.get(name) or None)
         )
@@ -285,7 +285,7 @@ _DIGESTS = {
 """What is said of settings that are kept as digests, which say nothing to people."""
 
 
-def _told_change(name: str, before: Any, now: Any) -> str:
+def told_change(name: str, before: Any, now: Any) -> str:
     """What changed in a setting."""
     if name in _DIGESTS and before is not None and now is not None:
         return _DIGESTS[name]
