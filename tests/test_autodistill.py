@@ -359,6 +359,19 @@ def test_none_of_the_classes_can_be_asked_for():
     assert len(model.predict(picture("blue"))) == 0
 
 
+def test_prompts_that_are_too_long_are_told():
+    long = {"red " * 20: "warm", "blue": "cold"}
+    with pytest.warns(
+        UserWarning, match=r"^longer than small@1.0 reads, .*: prompts of warm$"
+    ) as told:
+        model = Annotary(long, model=SmallEncoder())
+    assert told[0].filename == __file__
+    model.set_ontology({"blue": "cold", "red": "warm"})
+    with pytest.warns(UserWarning, match=r"prompts of n{77}\.\.\., a, b, \.\.\.$") as told:
+        model.set_ontology({f"{name} " * 20: name for name in ("n" * 100, "a", "b", "c")})
+    assert told[0].filename == __file__
+
+
 def test_it_is_asked_as_composed_models_ask(model, tmp_path):
     """`ComposedDetectionModel` looks at the number of classes, then at the best."""
     result = model.predict(os.fspath(_saved(picture("blue"), tmp_path / "temp.jpeg")))
@@ -390,6 +403,8 @@ def _saved(image: Image.Image, path: Path) -> Path:
     [
         (lambda model: model.predict(picture("red"), confidence="x"), "confidence must be in 0"),
         (lambda model: model.set_ontology(["cat"]), "an ontology is like"),
+        (lambda model: Annotary(["cat", "dog"], model=SmallEncoder()), "an ontology is like"),
+        (lambda model: Annotary(ontology={1: "cat"}, model=SmallEncoder()), "must be texts"),
         (lambda model: model.set_ontology(None), "an ontology is like"),
         (lambda model: model.set_ontology({}), "there are no labels"),
         (lambda model: model.compare([np.nan, 1.0], [1.0, 2.0]), "holds numbers"),

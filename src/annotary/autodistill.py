@@ -15,6 +15,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from itertools import chain, islice
@@ -40,7 +41,7 @@ from annotary.runtime import RuntimeOptions
 from annotary.sinks._contract import Placing
 from annotary.sources import Reader, SourceOptions, open_sources
 from annotary.tasks.encoding import Vectors, dual_encoder
-from annotary.tasks.label_sets import LabelSet
+from annotary.tasks.label_sets import LabelSet, shortened
 from annotary.tasks.text_cache import TextCache
 from annotary.tasks.zero_shot import ZeroShot, ZeroShotOptions
 
@@ -148,19 +149,33 @@ class Annotary(ClassificationBaseModel):  # type: ignore[misc]
         self._background = background
         if not isinstance(background, str) and isinstance(background, Iterable):
             self._background = tuple(background)  # as it is read again with every ontology
-        self.set_ontology(ontology)
+        self._take(ontology)
 
     def set_ontology(self, ontology: CaptionOntology | Mapping[str, str]) -> None:
-        """Take other prompts and classes; they are embedded at once."""
+        """Take other prompts and classes; they are embedded at once.
+
+        Raises:
+            UsageError: It is no ontology. The one that was there stays.
+        """
+        self._take(ontology)
+
+    def _take(self, ontology: CaptionOntology | Mapping[str, str]) -> None:
         if not isinstance(ontology, Mapping) and not hasattr(ontology, "promptMap"):
             raise UsageError(f"an ontology is like {{'a kitten': 'cat'}}, but got {ontology!r}")
         pairs = dict(ontology if isinstance(ontology, Mapping) else ontology.promptMap)
-        self._labels = LabelSet.of(pairs, background=self._background)
-        self.ontology = UniqueOntology(pairs)
-        classes = self.ontology.classes()
-        assert self._labels.names == tuple(classes)
+        labels = LabelSet.of(pairs, background=self._background)
+        unique = UniqueOntology(pairs)
+        classes = unique.classes()
+        assert labels.names == tuple(classes)
         options = ZeroShotOptions(multi_label=self._options.multi_label, top=len(classes))
-        self._task = ZeroShot(dual_encoder(self._model), self._labels, options, cache=self._cache)
+        self._task = ZeroShot(dual_encoder(self._model), labels, options, cache=self._cache)
+        self._labels, self.ontology = labels, unique
+        if cut := self._task.truncated:
+            named = ", ".join(map(shortened, cut[:3])) + (", ..." if len(cut) > 3 else "")
+            warnings.warn(
+                f"longer than {self._model.card.id} reads, so the end is left out: prompts of {named}",
+                stacklevel=3,
+            )
 
     @property
     def classes(self) -> list[str]:

@@ -122,7 +122,9 @@ def test_few_images_and_equal_ones_are_no_trouble(method, count):
     assert len(found.sizes) <= 1
     assert not found.distances[found.labels != NOISE].any()
     different, _ = clouds(count)
-    found = find_clusters(different, ClusterOptions(method, min_size=2 if method == "hdbscan" else None))
+    found = find_clusters(
+        different, ClusterOptions(method, min_size=2 if method == "hdbscan" else None)
+    )
     check(found, different)
 
 

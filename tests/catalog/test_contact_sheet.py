@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from annotary.catalog.contact_sheet import Section, contact_sheet, thumbnail
+from annotary.catalog.contact_sheet import Section, contact_sheet, save, thumbnail
+from annotary.catalog.sheet_place import check_sheet_place, is_sheet
 from annotary.errors import UsageError
 
 
@@ -49,6 +50,38 @@ def test_headings_are_cut_to_the_sheet(title):
 def test_sheets_that_no_file_can_hold_are_refused():
     with pytest.raises(UsageError, match=r"5,000 clusters make a picture of .* give a folder"):
         contact_sheet([Section("x", "", [None])] * 5000)
+
+
+def test_captions_and_frames_stand_around_pictures():
+    red = np.full((32, 32, 3), (255, 0, 0), np.uint8)
+    captions = ["a/very/long/name/of/a/file.jpg", "b.jpg", "c.jpg"]
+    plain = contact_sheet([Section("1", "", [red] * 3)], side=32, columns=2)
+    told = contact_sheet([Section("1", "", [red] * 3, captions, 1)], side=32, columns=2)
+    assert told.height - plain.height == 2 * 14
+    assert colours_of(told)[255, 0, 0] == 3 * 32 * 32  # neither hides a picture
+    frame = (np.asarray(told) == (0, 150, 60)).all(axis=2)
+    rows, columns = np.nonzero(frame)
+    assert np.ptp(rows) == np.ptp(columns) == 32 + 2 * 3 - 1
+    assert (np.asarray(told)[:, -8:] == 255).all()
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "PNG"])
+def test_a_sheet_replaces_nothing_but_a_sheet(tmp_path, suffix):
+    sheet = contact_sheet([Section("1", "", [None])])
+    place = tmp_path / "deep" / f"sheet.{suffix}"
+    save(sheet, place)
+    assert is_sheet(place)
+    save(sheet, place)
+    check_sheet_place(place, [tmp_path, tmp_path / "gone.jpg"])
+    with pytest.raises(UsageError, match="is read; name another file"):
+        check_sheet_place(place, [place])
+    Image.new("RGB", (9, 9)).save(place)
+    photo = place.read_bytes()
+    assert not is_sheet(place)
+    with pytest.raises(UsageError, match="is there and is no contact sheet; name another file"):
+        save(sheet, place)
+    assert place.read_bytes() == photo
+    assert not is_sheet(tmp_path)
 
 
 def test_thumbnails_are_upright_and_fit():

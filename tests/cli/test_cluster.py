@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from annotary.cli._annotating import Loaded
-from tests.cli.test_duplicates import complaint, run
+from tests.cli.test_duplicates import EXAMPLES, complaint, run
 from tests.conftest import child_environment
 from tests.small_encoder import COLOURS, SmallEncoder
 
@@ -141,6 +141,73 @@ def test_a_sheet_shows_the_typical_images_and_grey_for_what_is_gone(walls, monke
     assert shown == 9
 
 
+def test_what_others_wrote_is_never_replaced(walls, small):
+    (walls / "photo.jpg").write_bytes((EXAMPLES / "cat.jpg").read_bytes())
+    Path("mine.csv").write_text("image,price\n")
+    Path("mine.jsonl").write_text('{"image": "a.png"}\n')
+    Path("sheets").mkdir()
+    shutil.copyfile(walls / "photo.jpg", "sheets/cluster-2.jpg")
+    for arguments, told in (
+        (("--sheet", "walls/photo.jpg"), "walls/photo.jpg is there and is no contact sheet"),
+        (("--sheet", "sheets"), "sheets/cluster-2.jpg is there and is no contact sheet"),
+        (("--output", "mine.csv"), "mine.csv is there already and is no table of annotary cluster"),
+        (("--output", "mine.jsonl"), "mine.jsonl is there already and is no table"),
+    ):
+        before = {path: path.read_bytes() for path in Path().rglob("*.*") if path.is_file()}
+        assert told in complaint("cluster", walls, *arguments), arguments
+        assert before == {path: path.read_bytes() for path in Path().rglob("*.*") if path.is_file()}
+    assert not small.images
+
+
+def test_earlier_output_of_the_same_command_is_replaced(walls):
+    for suffix in ("csv", "jsonl"):
+        options = ("--output", f"groups.{suffix}", "--sheet", "sheet.jpg", "--quiet")
+        assert run("cluster", walls, "--clusters", "2", *options)[0] == 0
+        before = Path(f"groups.{suffix}").read_bytes(), Path("sheet.jpg").read_bytes()
+        assert run("cluster", walls, "--clusters", "3", *options)[0] == 0
+        assert Path(f"groups.{suffix}").read_bytes() != before[0]
+        assert Path("sheet.jpg").read_bytes() != before[1]
+    told = complaint("cluster", "sheet.jpg", walls, "--sheet", "sheet.jpg")
+    assert told == "--sheet sheet.jpg is read; name another file"
+
+
+def test_one_image_is_one(walls):
+    assert "1 image in 1 cluster in " in run("cluster", walls / "red 00.png")[2]
+
+
+def test_where_nothing_is_dense_that_is_told_and_nothing_drawn(walls):
+    options = ("--method", "hdbscan", "--min-size", "20", "--sheet", "sheet.jpg")
+    code, out, err = run("cluster", walls, *options)
+    assert (code, out) == (0, "")
+    assert "nothing lies densely enough: say a smaller --min-size, or --method kmeans" in err
+    assert "21 images in 0 clusters, 21 in none" in err
+    assert not Path("sheet.jpg").exists()
+
+
+def test_vectors_are_remembered_between_runs(walls, small):
+    Path("names.txt").write_text(NAMES)
+    options = ("--clusters", "3", "--names", "names.txt", "--json", "--quiet")
+    first = run("cluster", walls, *options)[1]
+    assert (small.images, small.texts) == (21, 5)
+    assert run("cluster", walls, *options)[1] == first
+    assert (small.images, small.texts) == (21, 5)
+    Image.new("RGB", (32, 24), COLOURS["red"]).save(walls / "a new one.png")
+    (walls / "broken.png").write_bytes(b"no image")
+    assert run("cluster", walls, *options, "--output", "groups.csv")[0] == 1
+    assert small.images == 22
+    with open("groups.csv", encoding="utf-8", newline="") as file:
+        images = [row["image"] for row in csv.DictReader(file)]
+    assert images == sorted(str(path) for path in walls.iterdir() if path.name != "broken.png")
+
+
+def test_words_that_are_too_long_are_told_shortened(walls):
+    Path("names.txt").write_text(f"{NAMES}{'yellow ' * 30}\n")
+    told = f": {('yellow ' * 30)[:77]}...\n"
+    err = run("cluster", walls, "--clusters", "3", "--names", "names.txt")[2]
+    assert f"longer than small@1.0 reads, so the end is left out{told}" in err
+    assert "left out" not in run("cluster", walls, "--names", "names.txt", "--quiet")[2]
+
+
 def test_images_in_archives_are_drawn(walls):
     shutil.make_archive("walls", "zip", walls)
     run("cluster", "walls.zip", "--clusters", "3", "--sheet", "sheet.png", "--sheet-images", "2")
@@ -220,6 +287,7 @@ def test_what_makes_no_sense_is_refused_before_anything_is_read(walls, catalog, 
         ((walls, "--catalog", catalog), "either PATH... or --catalog FOLDER"),
         ((walls, "--clusters", "0"), "--clusters must be 1..10,000"),
         ((walls, "--method", "hdbscan", "--clusters", "3"), "--clusters is for --method kmeans"),
+        ((walls, "--min-size", "5"), "--min-size is for --method hdbscan; kmeans takes --clusters"),
         ((walls, "--names", "nowhere.txt"), "cannot read --names nowhere.txt: No such file"),
         ((walls, "--names", "latin.txt"), "cannot read --names latin.txt: it is not UTF-8"),
         ((walls, "--names", "empty.txt"), "--names empty.txt holds no words"),

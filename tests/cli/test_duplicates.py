@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from PIL import Image
@@ -123,6 +124,43 @@ def test_tables(album):
     written = Path("found.jsonl").read_text("utf-8")
     assert written == run("duplicates", album, "--json", "--quiet")[1]
     assert not list(Path().glob(".annotary*"))
+
+
+def test_a_sheet_shows_the_groups_the_kept_one_first_and_framed(album):
+    code, _, err = run("duplicates", album, "--sheet", "sheet.png", "--output", "found.csv")
+    assert code == 0
+    assert "sheet.png" not in err
+    with Image.open("sheet.png") as sheet:
+        pixels = np.asarray(sheet.convert("RGB"))
+    frame = (pixels == (0, 150, 60)).all(axis=2)
+    columns = np.flatnonzero(frame.any(axis=0))
+    assert 128 < columns[-1] - columns[0] < 140  # only those of the first column are framed
+    edges = np.flatnonzero(np.diff(frame[:, columns[10]].astype(int)) == 1)
+    assert len(edges) == 4  # the upper and the lower edge of two frames
+    err = run("duplicates", album, "--sheet", "sheet.png", "--sheet-groups", "1")[2]
+    assert "sheet.png shows the first 1 groups (--sheet-groups)" in err
+    with Image.open("sheet.png") as smaller:
+        assert smaller.height < len(pixels)
+    err = run("duplicates", EXAMPLES / "cat.jpg", "--sheet", "other.jpg")[2]
+    assert "other.jpg is not drawn, as there are no groups" in err
+    assert not Path("other.jpg").exists()
+
+
+def test_what_others_wrote_is_never_replaced(album, monkeypatch):
+    monkeypatch.delattr("annotary.cli._grouping.Reading.results")
+    shutil.copyfile(album / "cat.jpg", "mine.jpg")
+    Path("mine.csv").write_text("image,cluster,name,distance\n")
+    Path("found.csv.failures.jsonl").write_text('{"mine": true}\n')
+    before = {path: path.read_bytes() for path in Path().rglob("*.*") if path.is_file()}
+    for arguments, told in (
+        (("--sheet", "mine.jpg"), "--sheet mine.jpg is there and is no contact sheet"),
+        (("--sheet", "album/cat.jpg"), "album/cat.jpg is there and is no contact sheet"),
+        (("--sheet", "sheet.pdf"), "--sheet sheet.pdf must end in .jpg, .jpeg, .png"),
+        (("--output", "mine.csv"), "is no table of annotary duplicates; name another file"),
+        (("--output", "found.csv"), "found.csv.failures.jsonl is there already and is no list"),
+    ):
+        assert told in complaint("duplicates", album, *arguments), arguments
+    assert before == {path: path.read_bytes() for path in Path().rglob("*.*") if path.is_file()}
 
 
 def test_what_cannot_be_read_is_told_and_listed(album):

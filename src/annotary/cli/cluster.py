@@ -106,6 +106,7 @@ class _Named(NamedTuple):
 def _cluster(paths: tuple[str, ...], values: dict[str, Any]) -> int:
     from annotary.catalog.clusters import find_clusters
     from annotary.catalog.clusters_rows import ClusterRows
+    from annotary.cli._output import tell
 
     options = made(ClusterOptions, values)
     if bool(paths) == (values["catalog"] is not None):
@@ -132,6 +133,8 @@ def _cluster(paths: tuple[str, ...], values: dict[str, Any]) -> int:
         _write(rows, clusters, named, values)
         _draw(named, reading, paths, values)
     noise = len(clusters.labels) - int(clusters.sizes.sum())
+    if not named and not values["quiet"]:
+        tell("nothing lies densely enough: say a smaller --min-size, or --method kmeans")
     told = f"{counted(len(rows), 'image')} in {counted(len(named), 'cluster')}"
     return reading.end(values["output"], told + (f", {noise:,} in none" if noise else ""))
 
@@ -343,12 +346,10 @@ def _draw(
     from annotary.catalog.contact_sheet import SUFFIXES, Section, contact_sheet, save
 
     place: Path | None = values["sheet"]
-    if place is None:
+    if place is None or not named:
         return
     most = values["sheet_images"]
-    found = pictures(
-        {n[:2] for cluster in named for n in cluster.nearest[:most]}, reading, paths
-    )
+    found = pictures({n[:2] for cluster in named for n in cluster.nearest[:most]}, reading, paths)
 
     def section(cluster: _Named) -> Section:
         shown = [found.get(image) for image, _, _ in cluster.nearest[:most]]

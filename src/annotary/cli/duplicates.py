@@ -294,9 +294,7 @@ class _Sheet:
                 self._groups.append(tuple(group.members))
             yield group
 
-    def draw(
-        self, reading: Reading, paths: Sequence[str], groups: int, *, is_quiet: bool
-    ) -> None:
+    def draw(self, reading: Reading, paths: Sequence[str], groups: int, *, is_quiet: bool) -> None:
         """Draw what is remembered; images are read again for it."""
         from annotary.catalog.contact_sheet import Section, contact_sheet, save
         from annotary.cli._output import tell
