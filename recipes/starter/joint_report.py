@@ -242,7 +242,7 @@ def tables(numbers: dict[str, Any]) -> str:
         "| texts, one thread | |",
         "|---|---|",
         f"| the first text, with loading | {numbers['first_text_seconds']:.2f} s |",
-        f"| texts of eight words | {numbers['texts_a_second']:,} a second |",
+        f"| texts of nine words | {numbers['texts_a_second']:,} a second |",
         f"| memory beside the tagger's | {numbers['text_megabytes_of_memory']} MB |",
         (
             "| calibration error of the best label, on the photos of Corel5k "

@@ -138,7 +138,7 @@ def test_a_sheet_shows_the_groups_the_kept_one_first_and_framed(album):
     edges = np.flatnonzero(np.diff(frame[:, columns[10]].astype(int)) == 1)
     assert len(edges) == 4  # the upper and the lower edge of two frames
     err = run("duplicates", album, "--sheet", "sheet.png", "--sheet-groups", "1")[2]
-    assert "sheet.png shows the first 1 groups (--sheet-groups)" in err
+    assert "sheet.png shows the first 1 of 2 groups; --sheet-groups says how many" in err
     with Image.open("sheet.png") as smaller:
         assert smaller.height < len(pixels)
     err = run("duplicates", EXAMPLES / "cat.jpg", "--sheet", "other.jpg")[2]

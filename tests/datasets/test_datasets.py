@@ -666,7 +666,9 @@ def test_labels_of_others_than_the_inputs_are_not_taken_over(colours_in, tmp_pat
 def test_labels_of_other_settings_are_refused(colours_in, tmp_path):
     photos = colours_in(red=3)
     make_dataset(photos, tmp_path / "one")
-    with pytest.raises(UsageError, match=r"was made with other labels or prompts; label without it"):
+    with pytest.raises(
+        UsageError, match=r"was made with other labels or prompts; label without it"
+    ):
         make_dataset(photos, tmp_path / "two", labels=("red", "blue"), labels_of=tmp_path / "one")
     with pytest.raises(UsageError, match=r"was made with another model; label without it"):
         make_dataset(

@@ -163,7 +163,7 @@ def _write(draw: ImageDraw.ImageDraw, place: tuple[int, int], section: Section, 
 
 def _caption(draw: ImageDraw.ImageDraw, place: tuple[int, int], text: str, room: int) -> None:
     """A line under a picture, cut at its beginning, for the end of a file's path tells more."""
-    font = _font(text.isascii(), 10)
+    font = _font(text.isascii(), 11)
     text = " ".join(text.split())[-_LONGEST:]
     while text and draw.textlength(text, font=font) > room:
         text = "…" + text.removeprefix("…")[1:] if len(text) > 1 else ""

@@ -320,7 +320,8 @@ class _Sheet:
         ]
         save(contact_sheet(sections), self._place)
         if groups > len(sections) and not is_quiet:
-            tell(f"{self._place} shows the first {len(sections):,} groups (--sheet-groups)")
+            shown_of = f"the first {len(sections):,} of {groups:,} groups"
+            tell(f"{self._place} shows {shown_of}; --sheet-groups says how many")
 
 
 def _size(count: int) -> str:

@@ -14,6 +14,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from annotary import __version__
 from annotary.models import Model
 from annotary.tasks.encoding import Texts, Vectors
 
@@ -79,7 +80,8 @@ class TextCache:
             fingerprint: Of its files (`annotary.models.Found.fingerprint`).
             model: Tells what it computes in, which decides the last bits.
         """
-        return cls(f"{fingerprint} {model.choice.library} {model.choice.precision}")
+        # How texts are cut into pieces is a matter of this package, too.
+        return cls(f"{__version__} {fingerprint} {model.choice.library} {model.choice.precision}")
 
     def get(self, keys: Sequence[bytes]) -> dict[bytes, tuple[Vectors, bool]]:
         """Of the keys that are known, the vector float32[d] and whether its text was truncated."""
