@@ -22,8 +22,9 @@ from annotary.errors import OutputError, UnreadableImage, UsageError
 from tests.conftest import child_environment
 from tests.small_encoder import COLOURS, SmallEncoder, plain
 
-pytest.importorskip("supervision")
-pytest.importorskip("autodistill")
+# Without the system library that OpenCV draws with, both are installed and cannot be imported.
+pytest.importorskip("supervision", exc_type=ImportError)
+pytest.importorskip("autodistill", exc_type=ImportError)
 
 import supervision as sv
 
