@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
@@ -29,7 +31,11 @@ def main() -> None:
 
 
 def _output(command: list[str]) -> str:
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", check=True)
+    with tempfile.TemporaryDirectory() as nothing_remembered:
+        environment = {**os.environ, "ANNOTARY_CACHE": nothing_remembered}
+        result = subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, encoding="utf-8", check=True
+        )
     return result.stdout + result.stderr
 
 

@@ -19,9 +19,9 @@ from annotary.images import DecodeOptions
 from annotary.pipeline.local import PipelineOptions
 from annotary.records import Failure, Item
 from annotary.runtime import RuntimeOptions
+from annotary.tasks.asking import AsksOneModel
 
 if TYPE_CHECKING:
-    from annotary.cards import PreprocessSpec
     from annotary.tasks.encoding import ImageEncoder
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -144,29 +144,10 @@ class ImageVectors(Generic[Known]):
             )
 
 
-class _Vectors:
+class _Vectors(AsksOneModel["ImageEncoder"]):
     """The task of embedding for arithmetic: vectors stay arrays, beside the record."""
 
     part = ""
-
-    def __init__(self, model: ImageEncoder) -> None:
-        self._model = model
-
-    @property
-    def source(self) -> str:
-        return self._model.card.id
-
-    @property
-    def inputs(self) -> tuple[PreprocessSpec, ...]:
-        return (self._model.card.preprocess,)
-
-    @property
-    def streams(self) -> int:
-        return self._model.streams
-
-    @property
-    def batch_size(self) -> int:
-        return self._model.batch_size
 
     def annotate(
         self, items: Sequence[Item], *batches: npt.NDArray[np.generic]
@@ -224,7 +205,7 @@ def write_report(path: Path, report: Mapping[str, Any]) -> None:
     Raises:
         OutputError: It cannot be written.
     """
-    from annotary.sinks._atomic import write_atomically
+    from annotary.sinks import write_atomically
 
     text = json.dumps(report, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
     # Names of files that are not UTF-8 become escapes of JSON, as in records.

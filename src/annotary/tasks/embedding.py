@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from annotary.cards import PreprocessSpec
 from annotary.records import Embedding, Item
+from annotary.tasks.asking import AsksOneModel
 from annotary.tasks.encoding import ImageEncoder
 
 
-class Embed:
+class Embed(AsksOneModel[ImageEncoder]):
     """The task of embedding.
 
     Args:
@@ -21,29 +21,6 @@ class Embed:
     """
 
     part = "embedding"
-
-    def __init__(self, model: ImageEncoder) -> None:
-        self._model = model
-
-    @property
-    def source(self) -> str:
-        """The id of the model's card."""
-        return self._model.card.id
-
-    @property
-    def inputs(self) -> tuple[PreprocessSpec, ...]:
-        """How the model's images are prepared."""
-        return (self._model.card.preprocess,)
-
-    @property
-    def streams(self) -> int:
-        """How many batches the network works on at once, at its best."""
-        return self._model.streams
-
-    @property
-    def batch_size(self) -> int:
-        """How many images the network takes at once, at its best."""
-        return self._model.batch_size
 
     def annotate(
         self, items: Sequence[Item], *batches: npt.NDArray[np.generic]

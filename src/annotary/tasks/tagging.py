@@ -12,6 +12,7 @@ from annotary.cards import Card, PreprocessSpec, Vocabulary
 from annotary.errors import UsageError
 from annotary.models import Model
 from annotary.records import Item
+from annotary.tasks.asking import AsksOneModel
 from annotary.tasks.judging import Judge
 from annotary.tasks.tag_rules import TagRules
 from annotary.tasks.tag_selection import TaggingOptions, TagSelector
@@ -65,7 +66,7 @@ def tagger(model: Model) -> Tagger:
     return cast(Tagger, model)
 
 
-class SingleTagger:
+class SingleTagger(AsksOneModel[Tagger]):
     """One tagger as a scorer.
 
     Args:
@@ -73,28 +74,8 @@ class SingleTagger:
     """
 
     def __init__(self, model: Tagger) -> None:
-        self._model = model
+        super().__init__(model)
         self.vocabulary = model.vocabulary
-
-    @property
-    def source(self) -> str:
-        """The id of the model's card."""
-        return self._model.card.id
-
-    @property
-    def inputs(self) -> tuple[PreprocessSpec, ...]:
-        """How the model's images are prepared."""
-        return (self._model.card.preprocess,)
-
-    @property
-    def streams(self) -> int:
-        """How many batches the network works on at once, at its best."""
-        return self._model.streams
-
-    @property
-    def batch_size(self) -> int:
-        """How many images the network takes at once, at its best."""
-        return self._model.batch_size
 
     def scores(self, *batches: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
         """Probabilities float32[b, t], 0..1."""

@@ -27,9 +27,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from annotary.cards import PreprocessSpec
 from annotary.errors import UsageError
 from annotary.records import Item, Label
+from annotary.tasks.asking import AsksOneModel
 from annotary.tasks.calibration import Calibration
 from annotary.tasks.class_vectors import class_vectors
 from annotary.tasks.encoding import DualEncoder
@@ -71,7 +71,7 @@ class ZeroShotOptions:
             raise ValueError(f"top must be whole and at least 1, but got {self.top!r}")
 
 
-class ZeroShot:
+class ZeroShot(AsksOneModel[DualEncoder]):
     """The task of zero-shot classification. All texts are embedded when it is made, and never again.
 
     Args:
@@ -109,7 +109,7 @@ class ZeroShot:
         judge: Judge | None = None,
         cache: TextCache | None = None,
     ) -> None:
-        self._model = model
+        super().__init__(model)
         self._labels = labels
         self._options = options or ZeroShotOptions()
         self._calibration = calibration or Calibration(model.card.id, self._options.multi_label)
@@ -139,26 +139,6 @@ class ZeroShot:
         )
         none = labels.none_label or ""
         self._none_threshold = self._threshold(none, None, thresholds or {})
-
-    @property
-    def source(self) -> str:
-        """The id of the model's card."""
-        return self._model.card.id
-
-    @property
-    def inputs(self) -> tuple[PreprocessSpec, ...]:
-        """How the model's images are prepared."""
-        return (self._model.card.preprocess,)
-
-    @property
-    def streams(self) -> int:
-        """How many batches the network works on at once, at its best."""
-        return self._model.streams
-
-    @property
-    def batch_size(self) -> int:
-        """How many images the network takes at once, at its best."""
-        return self._model.batch_size
 
     def annotate(
         self, items: Sequence[Item], *batches: npt.NDArray[np.generic]
