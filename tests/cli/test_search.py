@@ -209,6 +209,9 @@ def test_a_picture_of_what_is_found(where, folder, tmp_path):
     with Image.open(sheet) as picture:
         first = picture.convert("RGB").getpixel((12 + 64, 12 + 22 + 6 + 64))
     assert first == COLOURS["green"]
+    with Image.open(sheet) as picture:  # below the first cell stand its cosine and its name
+        below = np.asarray(picture.convert("L"))[-28:, :140]
+        assert below.min() < 100 < below.max()
     assert "must end in .jpg" in refused("search", "red", *where, "--sheet", tmp_path / "a.gif")
 
 

@@ -430,7 +430,9 @@ def _draw(rows: list[_Row], path: Path) -> None:
                 pictures.append(None if item is None else thumbnail(reader.read(item)))
             except ImageError:
                 pictures.append(None)
-    save(contact_sheet([Section("annotary search", _images(len(rows)), pictures)]), path)
+    captions = [f"{row.score:.2f} {os.path.basename(row.image)}" for row in rows]
+    found = Section("annotary search", _images(len(rows)), pictures, captions)
+    save(contact_sheet([found]), path)
 
 
 def _images(count: int) -> str:
