@@ -119,18 +119,22 @@ class Caption:
 
     Attributes:
         text: The sentence.
-        score: What the model makes of it, 0..1; absent when it gives none.
+        score: How sure the model that wrote it is of its words, 0..1: the geometric mean of their probabilities;
+            absent when it gives none.
+        match: How probably it belongs to the image, 0..1, by a model that was asked to judge it; absent without one.
     """
 
     text: str
     score: float | None = None
+    match: float | None = None
 
     def __post_init__(self) -> None:
         _check_optional_probability("caption score", self.score)
+        _check_optional_probability("caption match", self.match)
 
     def to_json(self) -> Json:
-        """The caption as a JSON object; an absent score is left out."""
-        return _without_none({"text": self.text, "score": self.score})
+        """The caption as a JSON object; what is absent is left out."""
+        return _without_none({"text": self.text, "score": self.score, "match": self.match})
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +158,31 @@ class Answer:
     def to_json(self) -> Json:
         """The answer as a JSON object; an absent score is left out."""
         return _without_none({"question": self.question, "text": self.text, "score": self.score})
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """Whether a text that the user offered belongs to the image.
+
+    Attributes:
+        text: The text, as the user wrote it.
+        score: Probability that it does, 0..1.
+        cosine: Of the image's vector and the text's, -1..1; absent where the model has none.
+    """
+
+    text: str
+    score: float
+    cosine: float | None = None
+
+    def __post_init__(self) -> None:
+        _check_text("text", self.text)
+        _check_probability("match score", self.score)
+        if self.cosine is not None and not -1.0 <= self.cosine <= 1.0:
+            raise ValueError(f"cosine must be in -1..1, but got {self.cosine!r}")
+
+    def to_json(self) -> Json:
+        """The match as a JSON object; an absent cosine is left out."""
+        return _without_none({"text": self.text, "score": self.score, "cosine": self.cosine})
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,6 +308,7 @@ class Annotation:
         labels: In descending order of score.
         captions: Best first.
         answers: In the order of the questions.
+        matches: In the order of the texts.
         boxes: In descending order of score.
         embedding: A unit vector.
         decision: What a policy makes of it.
@@ -292,6 +322,7 @@ class Annotation:
     labels: tuple[Label, ...] = ()
     captions: tuple[Caption, ...] = ()
     answers: tuple[Answer, ...] = ()
+    matches: tuple[Match, ...] = ()
     boxes: tuple[Box, ...] = ()
     embedding: Embedding | None = None
     decision: Decision | None = None
@@ -348,6 +379,7 @@ class Annotation:
                 labels=tuple(Label(**entry) for entry in value.get("labels", ())),
                 captions=tuple(Caption(**entry) for entry in value.get("captions", ())),
                 answers=tuple(Answer(**entry) for entry in value.get("answers", ())),
+                matches=tuple(Match(**entry) for entry in value.get("matches", ())),
                 boxes=tuple(
                     Box(**{**entry, "xyxy": tuple(entry["xyxy"])})
                     for entry in value.get("boxes", ())
@@ -365,7 +397,14 @@ def _decision(value: Json) -> Decision:
     return Decision(value["action"], tuple(Reason(**reason) for reason in value.get("reasons", ())))
 
 
-_PARTS = {"tags": Tag, "labels": Label, "captions": Caption, "answers": Answer, "boxes": Box}
+_PARTS = {
+    "tags": Tag,
+    "labels": Label,
+    "captions": Caption,
+    "answers": Answer,
+    "matches": Match,
+    "boxes": Box,
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,12 +45,12 @@ class Labelled:
         self.images = 0
         self._decides = decides
 
-    def annotate(self, items, *batches):
-        self.images += len(items)
+    def annotate(self, pictures, *batches):
+        self.images += len(pictures)
         found = {"labels": (Label(self.label, 0.75), Label("naïve — 😀", 0.25))}
         if self._decides:
             found["decision"] = Decision("review", (Reason(self.label, 0.75, 0.5, "review"),))
-        return [found] * len(items)
+        return [found] * len(pictures)
 
 
 def filled(path, arguments, tasks, **options) -> Filled:

@@ -241,8 +241,9 @@ def catalog(tmp_path_factory) -> Path:
         part, source, streams, batch_size = "tags", "named@1.0", 1, 4
         inputs = (SmallEncoder().card.preprocess,)
 
-        def annotate(self, items, *batches):
-            named = [Path(item.image).name.split()[0] for item in items]
+        def annotate(self, pictures, *batches):
+            names = [Path(picture.item.image).name for picture in pictures]
+            named = [name.split()[0] for name in names]
             return [{"tags": (Tag("wall", 0.9), Tag(f"{name} paint", 0.8))} for name in named]
 
     folder = paint(tmp_path_factory.mktemp("catalogued") / "walls", {"red": 6, "blue": 4})

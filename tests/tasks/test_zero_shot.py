@@ -28,6 +28,7 @@ from annotary.tasks.zero_shot import (
     ZeroShot,
     ZeroShotOptions,
 )
+from tests.pictures import seen
 from tests.small_encoder import COLOURS, SmallEncoder, plain
 
 COLOUR_LABELS = LabelSet.of(list(COLOURS))
@@ -64,7 +65,7 @@ class Told:
 
 
 def labels_of(task: ZeroShot, item: Item = ITEMS[0]) -> dict[str, float]:
-    (parts,) = task.annotate([item], PICTURES[:1])
+    (parts,) = task.annotate(seen([item]), PICTURES[:1])
     assert list(parts) == ["labels"]
     assert isinstance(parts["labels"], tuple)
     return {label.name: label.score for label in parts["labels"]}
@@ -132,7 +133,7 @@ def test_without_a_told_background_none_is_compared_with_sentences_for_any_image
     texts = SmallEncoder().embed_texts(prompts).vectors.astype(np.float64)
     (image,) = model.embed_images(plain((90, 90, 90))).astype(np.float64)
     expected = softmax(list(20 * texts @ image))
-    (parts,) = task.annotate(ITEMS[:1], plain((90, 90, 90)))
+    (parts,) = task.annotate(seen(ITEMS[:1]), plain((90, 90, 90)))
     found = {label.name: label.score for label in parts["labels"]}
     assert found == pytest.approx(
         {"red": expected[0], "blue": expected[1], "none": sum(expected[2:])}, abs=1e-5
@@ -218,8 +219,10 @@ def test_any_logits_are_scores(logits: list[float], multi_label: bool):
 
 def test_scores_of_a_batch_are_those_of_single_images():
     task = ZeroShot(SmallEncoder(), COLOUR_LABELS, ZeroShotOptions(top=3))
-    together = task.annotate(ITEMS, PICTURES)
-    alone = [task.annotate(ITEMS[i : i + 1], PICTURES[i : i + 1])[0] for i in range(len(ITEMS))]
+    together = task.annotate(seen(ITEMS), PICTURES)
+    alone = [
+        task.annotate(seen(ITEMS[i : i + 1]), PICTURES[i : i + 1])[0] for i in range(len(ITEMS))
+    ]
     for one, other in zip(together, alone, strict=True):
         names, other_names = ([label.name for label in parts["labels"]] for parts in (one, other))
         assert names == other_names
@@ -233,7 +236,7 @@ def test_scores_of_a_batch_are_those_of_single_images():
 def test_pictures_of_a_colour_get_its_name(kind, multi_label):
     options = ZeroShotOptions(top=1, multi_label=multi_label)
     task = ZeroShot(SmallEncoder(kind), COLOUR_LABELS, options)
-    found = [parts["labels"][0].name for parts in task.annotate(ITEMS, PICTURES)]
+    found = [parts["labels"][0].name for parts in task.annotate(seen(ITEMS), PICTURES)]
     assert found == list(COLOURS)
 
 
@@ -249,7 +252,7 @@ def test_templates_are_averaged_before_the_image_is_asked():
         mean = vectors.astype(np.float64).mean(axis=0)
         classes.append(mean / np.linalg.norm(mean))
     expected = [softmax(list(row)) for row in 20 * images @ np.array(classes).T]
-    for parts, row in zip(task.annotate(ITEMS, PICTURES), expected, strict=True):
+    for parts, row in zip(task.annotate(seen(ITEMS), PICTURES), expected, strict=True):
         found = {label.name: label.score for label in parts["labels"]}
         assert found == pytest.approx(dict(zip(COLOURS, row, strict=True)), abs=1e-5)
 
@@ -296,7 +299,7 @@ def test_twenty_thousand_labels_give_what_a_full_sort_gives():
     pictures = generator.random((4, 3, 8, 8), dtype=np.float32)
     logits = task.logits(model.embed_images(pictures)).astype(np.float64)
     assert logits.shape == (4, 20_000)
-    for parts, row in zip(task.annotate(ITEMS[:4], pictures), logits, strict=True):
+    for parts, row in zip(task.annotate(seen(ITEMS[:4]), pictures), logits, strict=True):
         scores = np.exp(row - row.max())
         scores /= scores.sum()
         order = np.argsort(-scores.astype(np.float32), kind="stable")[:50]
@@ -462,12 +465,12 @@ class AtLeast:
 def test_a_judge_sees_the_scores_of_all_labels_also_of_those_that_are_not_kept():
     options = ZeroShotOptions(top=1, threshold=1.0)
     task = ZeroShot(SmallEncoder(), COLOUR_LABELS, options, judge=AtLeast())
-    found = task.annotate(ITEMS, PICTURES)
+    found = task.annotate(seen(ITEMS), PICTURES)
     assert [parts["decision"].action for parts in found] == ["block", *["allow"] * 5]
     assert all(parts["labels"] == () for parts in found)
     labels = LabelSet(COLOUR_LABELS.classes, of_image={"red": (0, 2), "green": (1,)})
     own = ZeroShot(SmallEncoder(), labels, judge=AtLeast())
-    assert [parts["decision"].action for parts in own.annotate(ITEMS[:3], PICTURES[:3])] == [
+    assert [parts["decision"].action for parts in own.annotate(seen(ITEMS[:3]), PICTURES[:3])] == [
         "block",
         "allow",
         "allow",

@@ -28,6 +28,7 @@ from annotary.tasks.zero_shot import (
     ZeroShotOptions,
     own_labels,
 )
+from tests.pictures import seen
 from tests.small_encoder import COLOURS, SmallEncoder, plain
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.jpg"))
@@ -36,7 +37,7 @@ ITEMS = [Item(name, pixels=np.zeros((1, 1, 3), np.uint8)) for name in COLOURS]
 
 
 def labels_of(task: ZeroShot, item: Item = ITEMS[0]) -> dict[str, float]:
-    (parts,) = task.annotate([item], PICTURES[:1])
+    (parts,) = task.annotate(seen([item]), PICTURES[:1])
     assert list(parts) == ["labels"]
     assert isinstance(parts["labels"], tuple)
     return {label.name: label.score for label in parts["labels"]}
@@ -76,7 +77,7 @@ def test_each_image_has_labels_of_its_own():
     model = SmallEncoder()
     task = ZeroShot(model, labels)
     assert sorted(text for call in model.calls for text in call) == sorted(labels.names)
-    found = [parts["labels"] for parts in task.annotate(ITEMS, PICTURES)]
+    found = [parts["labels"] for parts in task.annotate(seen(ITEMS), PICTURES)]
     assert [{label.name for label in one} for one in found] == [
         {"red", "blue", "black"},
         {"green", "red", "white"},
@@ -88,7 +89,7 @@ def test_each_image_has_labels_of_its_own():
     assert [one[0].name for one in found[:3]] == ["red", "green", "blue"]
     # They compete with each other alone: scores are those of a run with these labels only.
     alone = ZeroShot(SmallEncoder(), LabelSet.of(["red", "blue", "black"], "{}"))
-    (expected,) = alone.annotate(ITEMS[:1], PICTURES[:1])
+    (expected,) = alone.annotate(seen(ITEMS[:1]), PICTURES[:1])
     assert [label.name for label in found[0]] == [label.name for label in expected["labels"]]
     assert [label.score for label in found[0]] == pytest.approx(
         [label.score for label in expected["labels"]], abs=1e-6
@@ -101,7 +102,7 @@ def test_an_image_without_labels_is_none_of_them(kind, multi_label):
     labels = of_table("image,labels\nred,red\ngreen,\n", none_label="none")
     options = ZeroShotOptions(multi_label=multi_label)
     task = ZeroShot(SmallEncoder(kind), labels, options)
-    found = [parts["labels"] for parts in task.annotate(ITEMS[:3], PICTURES[:3])]
+    found = [parts["labels"] for parts in task.annotate(seen(ITEMS[:3]), PICTURES[:3])]
     assert {label.name for label in found[0]} == {"red", "none"}
     assert found[1] == found[2] == (Label("none", 1.0),)
 

@@ -22,6 +22,7 @@ from annotary.runtime import RuntimeOptions
 from annotary.tasks.asking import AsksOneModel
 
 if TYPE_CHECKING:
+    from annotary.tasks import Picture
     from annotary.tasks.encoding import ImageEncoder
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -150,7 +151,7 @@ class _Vectors(AsksOneModel["ImageEncoder"]):
     part = ""
 
     def annotate(
-        self, items: Sequence[Item], *batches: npt.NDArray[np.generic]
+        self, pictures: Sequence[Picture], *batches: npt.NDArray[np.generic]
     ) -> list[Mapping[str, Any]]:
         (batch,) = batches
         return [{"vector": vector} for vector in self._model.embed_images(batch)]

@@ -30,7 +30,7 @@ from annotary.images import Decoded, DecodeOptions
 from annotary.records import Annotation, Failure, Item, Record
 from annotary.runtime import available_cores
 from annotary.sources import Reader
-from annotary.tasks import Task
+from annotary.tasks import Picture, Task
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 
@@ -79,6 +79,7 @@ class _Prepared:
     height: int
     inputs: dict[PreprocessSpec, Pixels]
     digest: str = ""
+    pixels: Pixels | None = None
 
 
 @dataclass(slots=True)
@@ -154,14 +155,17 @@ class _Executor:
         self._keeps_bytes = keeps_bytes
         self._keeps_digest = keeps_digest
         self._specs = tuple({spec: None for task in tasks for spec in task.inputs})
-        self._needed = preprocess.needed_by_all(*self._specs)
+        self._keeps_pixels = any(getattr(task, "needs_pixels", False) for task in tasks)
+        self._needed = _whole if self._keeps_pixels else preprocess.needed_by_all(*self._specs)
         self._reader = reader
         self._decode_options = decode_options
         self._alphas = tuple({decode_options.alpha_of(spec.alpha): None for spec in self._specs})
         cores = options.decoders or available_cores()
         streams = max(task.streams for task in tasks)
         self._batch_size = options.batch_size or max(task.batch_size for task in tasks)
-        self._slots = threading.Semaphore(2 * FETCHERS + (streams + 2) * self._batch_size)
+        # Pictures in full size are large: of those no more wait than keep everybody busy.
+        waiting = cores if self._keeps_pixels else 2 * FETCHERS
+        self._slots = threading.Semaphore(waiting + (streams + 2) * self._batch_size)
         self._stopped = threading.Event()
         self._fetch_pool = ThreadPoolExecutor(FETCHERS, "annotary-fetch")
         self._decode_pool = ThreadPoolExecutor(cores, "annotary-decode")
@@ -255,7 +259,8 @@ class _Executor:
         inputs = {
             spec: preprocess.fit(pixels[alpha_of(spec.alpha)], spec, full) for spec in self._specs
         }
-        return _Prepared(item, width, height, inputs, digest)
+        kept = pixels[self._alphas[0]] if self._keeps_pixels else None
+        return _Prepared(item, width, height, inputs, digest, kept)
 
     def _collect(self) -> None:
         """Gather prepared images into batches. A batch is not waited for when the source is slow."""
@@ -297,14 +302,14 @@ class _Executor:
     def _run_networks(self, ready: list[_Prepared]) -> list[dict[str, Any]]:
         """The parts of every image's annotation; in a network thread."""
         found: list[dict[str, Any]] = [{} for _ in ready]
-        items = [image.item for image in ready]
+        seen = [Picture(image.item, image.width, image.height, image.pixels) for image in ready]
         batches: dict[PreprocessSpec, npt.NDArray[np.generic]] = {}
         for task in self._tasks:
             for spec in task.inputs:
                 if spec not in batches:
                     pictures = [image.inputs[spec] for image in ready]
                     batches[spec] = preprocess.to_batch(pictures, spec)
-            answers = task.annotate(items, *(batches[spec] for spec in task.inputs))
+            answers = task.annotate(seen, *(batches[spec] for spec in task.inputs))
             for parts, answer in zip(found, answers, strict=True):
                 parts.update(answer)
         return found
@@ -323,6 +328,11 @@ class _Executor:
             item = entry.item
             annotation = Annotation(item.image, entry.width, entry.height, **parts, sources=sources)
             yield Result(item, annotation, beside)
+
+
+def _whole(width: int, height: int) -> tuple[int, int]:
+    """The size of a picture in full, as `preprocess.needed_by_all` says sizes."""
+    return height, width
 
 
 def _failure(item: Item, error: ImageError | MemoryError) -> Failure:

@@ -6,7 +6,10 @@ from collections.abc import Iterable
 
 from annotary.records import Annotation, Tag
 
-ALL_PARTS = ("tags", "labels", "captions", "answers", "boxes", "embedding", "decision")
+ALL_PARTS = (
+    *("tags", "labels", "captions", "answers", "matches", "boxes"),
+    *("embedding", "decision"),
+)
 """The parts of an `Annotation`, in its order."""
 
 NAMES = ("tags", "labels")

@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from annotary.cards import PreprocessSpec
 from annotary.records import Item
+
+
+class Picture(NamedTuple):
+    """An image as tasks see it, beside what the networks are given.
+
+    Attributes:
+        item: Which image it is.
+        width: Pixels of the upright image.
+        height: Pixels of the upright image.
+        pixels: uint8[H, W, 3], RGB, upright and in full size, where the task asks for them; else None.
+    """
+
+    item: Item
+    width: int
+    height: int
+    pixels: npt.NDArray[np.uint8] | None = None
 
 
 class Task(Protocol):
@@ -36,12 +52,14 @@ class Task(Protocol):
         """How many images are taken at once, at best."""
 
     def annotate(
-        self, items: Sequence[Item], *batches: npt.NDArray[np.generic]
+        self, pictures: Sequence[Picture], *batches: npt.NDArray[np.generic]
     ) -> list[Mapping[str, Any]]:
         """What is found in the same images, prepared as `inputs` says. Safe to call from several threads.
 
+        A task with an attribute `needs_pixels` that is true gets the pixels of all images in full size, too.
+
         Args:
-            items: Which images they are.
+            pictures: Which images they are.
             batches: Their pixels, once for each of `inputs`.
 
         Returns:

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from annotary.records import Embedding, Item
+from annotary.records import Embedding
+from annotary.tasks import Picture
 from annotary.tasks.asking import AsksOneModel
 from annotary.tasks.encoding import ImageEncoder
 
@@ -23,7 +24,7 @@ class Embed(AsksOneModel[ImageEncoder]):
     part = "embedding"
 
     def annotate(
-        self, items: Sequence[Item], *batches: npt.NDArray[np.generic]
+        self, pictures: Sequence[Picture], *batches: npt.NDArray[np.generic]
     ) -> list[Mapping[str, Any]]:
         """The `embedding` of every image."""
         (batch,) = batches

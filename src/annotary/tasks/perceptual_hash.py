@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from annotary.cards import PreprocessSpec
-from annotary.records import Item
 from annotary.runtime import available_cores
+from annotary.tasks import Picture
 
 SIDE = 32
 """Pixels of a side of the picture that is transformed."""
@@ -93,12 +93,13 @@ class PerceptualHash:
         self.streams = available_cores()
 
     def annotate(
-        self, items: Sequence[Item], *batches: npt.NDArray[np.generic]
+        self, pictures: Sequence[Picture], *batches: npt.NDArray[np.generic]
     ) -> list[Mapping[str, Any]]:
         """The `phash` of every image, and its `chroma`."""
-        pictures = batches[0].astype(np.uint8, copy=False)
-        values, is_flat = perceptual_hashes(pictures)
-        found = zip(values.tolist(), is_flat.tolist(), chromas(pictures).tolist(), strict=True)
+        (batch,) = batches
+        small = batch.astype(np.uint8, copy=False)
+        values, is_flat = perceptual_hashes(small)
+        found = zip(values.tolist(), is_flat.tolist(), chromas(small).tolist(), strict=True)
         return [
             {"phash": None if flat else value, "chroma": chroma} for value, flat, chroma in found
         ]

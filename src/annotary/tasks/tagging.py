@@ -11,7 +11,7 @@ import numpy.typing as npt
 from annotary.cards import Card, PreprocessSpec, Vocabulary
 from annotary.errors import UsageError
 from annotary.models import Model
-from annotary.records import Item
+from annotary.tasks import Picture
 from annotary.tasks.asking import AsksOneModel
 from annotary.tasks.judging import Judge
 from annotary.tasks.tag_rules import TagRules
@@ -137,7 +137,7 @@ class Tagging:
         return self._scorer.batch_size
 
     def annotate(
-        self, items: Sequence[Item], *batches: npt.NDArray[np.generic]
+        self, pictures: Sequence[Picture], *batches: npt.NDArray[np.generic]
     ) -> list[Mapping[str, Any]]:
         """The `tags` of every image, and its `scores` where they are kept."""
         return [self._parts(scores) for scores in self._scorer.scores(*batches)]

@@ -29,6 +29,7 @@ import numpy.typing as npt
 
 from annotary.errors import UsageError
 from annotary.records import Item, Label
+from annotary.tasks import Picture
 from annotary.tasks.asking import AsksOneModel
 from annotary.tasks.calibration import Calibration
 from annotary.tasks.class_vectors import class_vectors
@@ -141,12 +142,14 @@ class ZeroShot(AsksOneModel[DualEncoder]):
         self._none_threshold = self._threshold(none, None, thresholds or {})
 
     def annotate(
-        self, items: Sequence[Item], *batches: npt.NDArray[np.generic]
+        self, pictures: Sequence[Picture], *batches: npt.NDArray[np.generic]
     ) -> list[Mapping[str, Any]]:
         """The `labels` of every image, and its `decision` where there is a judge."""
         (batch,) = batches
         logits = self.logits(self._model.embed_images(batch))
-        return [self._parts(item, row) for item, row in zip(items, logits, strict=True)]
+        return [
+            self._parts(picture.item, row) for picture, row in zip(pictures, logits, strict=True)
+        ]
 
     def logits(self, images: Floats) -> Floats:
         """Calibrated logits float32[b, labels + background prompts] of unit vectors float32[b, d]."""

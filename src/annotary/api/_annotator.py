@@ -1,28 +1,28 @@
-"""annotary from Python: the same pipeline as the command line, with records as results."""
+"""A model that is ready to annotate: its abilities as methods."""
 
 from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import numpy as np
 
-from annotary import weights
+from annotary.api._detecting import Detecting
+from annotary.api._language import Language
+from annotary.api._running import Records, run, told_truncated, words
 from annotary.cards import Card, Preset, Vocabulary
 from annotary.errors import UnreadableImage, UsageError
 from annotary.images import DecodeOptions
-from annotary.inputs import ImageInput, items_of, side_of
-from annotary.models import Model, find, load_model
-from annotary.pipeline import PipelineOptions, annotate
-from annotary.records import Annotation, Failure, Item, Record
-from annotary.runtime import Choice, RuntimeOptions
-from annotary.sources import Reader, SourceOptions
-from annotary.tasks import Task
+from annotary.inputs import ImageInput, side_of
+from annotary.models import Model
+from annotary.records import Annotation
+from annotary.runtime import Choice
+from annotary.sources import SourceOptions
 from annotary.tasks.calibration import read_calibration
 from annotary.tasks.comparison import Comparer, Comparison, cosine_of
 from annotary.tasks.embedding import Embed
@@ -36,14 +36,8 @@ from annotary.tasks.tagging import Scorer, SingleTagger, Tagging, tagger
 from annotary.tasks.text_cache import TextCache
 from annotary.tasks.zero_shot import ZeroShot, ZeroShotOptions
 
-Records: TypeAlias = Generator[Record, None, None]
-"""Records as they come. Closing it ends the work."""
 
-_MOST_TOLD = 80
-"""Characters of a text that a message cites."""
-
-
-class Annotator:
+class Annotator(Language, Detecting):
     """A model that is ready to annotate, with the abilities that it has; or several taggers that are asked together.
 
     Args:
@@ -169,7 +163,7 @@ class Annotator:
                 raise UsageError("the policy has labels of its own, which need classify")
             judge.check(self.vocabulary.names)
         task = Tagging(self._scorer(), options, rules, judge=judge)
-        return _run(images, task, source_options, decode_options)
+        return run(images, task, source_options, decode_options)
 
     def classify(
         self,
@@ -254,8 +248,8 @@ class Annotator:
             cache=self._cache and self._cache(),
         )
         if task.truncated:
-            warnings.warn(_told_truncated(task.truncated), stacklevel=2)
-        return _run(images, task, source_options, decode_options)
+            warnings.warn(told_truncated(task.truncated), stacklevel=2)
+        return run(images, task, source_options, decode_options)
 
     def embed(
         self,
@@ -278,7 +272,7 @@ class Annotator:
             UsageError: The input makes no sense, or the model does not embed images.
         """
         task = Embed(image_encoder(self._models[0]))
-        return _run(images, task, source_options, decode_options)
+        return run(images, task, source_options, decode_options)
 
     def embed_texts(self, texts: str | Sequence[str]) -> Vectors:
         """Embed texts.
@@ -289,11 +283,11 @@ class Annotator:
         Raises:
             UsageError: The model does not know texts, or one of them is none.
         """
-        told = _words(texts)
+        told = words(texts)
         found = dual_encoder(self._models[0]).embed_texts(told)
         if found.is_truncated.any():
             long = [text for text, cut in zip(told, found.is_truncated, strict=True) if cut]
-            warnings.warn(_told_truncated(long), stacklevel=2)
+            warnings.warn(told_truncated(long), stacklevel=2)
         return found.vectors
 
     def compare(self, one: ImageInput, other: ImageInput) -> Comparison:
@@ -347,128 +341,6 @@ class Annotator:
 
     def _scorer(self) -> Scorer:
         return self._ensemble or SingleTagger(tagger(self._models[0]))
-
-
-def load(
-    name: str | Sequence[str] = "starter",
-    *,
-    threads: int | None = None,
-    device: Literal["auto", "cpu", "cuda"] = "auto",
-    precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = "auto",
-    runtime: Literal["auto", "onnxruntime", "openvino", "torch"] = "auto",
-) -> Annotator:
-    """Load a model, or several taggers that are asked together.
-
-    Args:
-        name: `starter`, another name of `annotary models`, `hf:OWNER/NAME`, or `dir:` and the path of a model
-            directory. A model that is published elsewhere is fetched when it is not on disk yet. Several names: the
-            mean of the taggers that know a tag.
-        threads: Processor cores to use, at least 1; all that the process may use when nothing is said.
-        device: Where networks run; `auto` takes a GPU when there is one that can be used.
-        precision: Of the arithmetic; `auto` takes what is fast here and changes no result that matters.
-        runtime: The library that runs networks; `auto` takes the fastest that is installed.
-
-    Raises:
-        UsageError: The name is unknown, and the message lists what exists; or what was asked cannot be had here.
-        ModelError: The model's files are missing, damaged or do not fit its card.
-    """
-    if not isinstance(threads, int | None):
-        raise UsageError(f"threads must be whole and at least 1, but got {threads!r}")
-    try:
-        options = RuntimeOptions(threads, device, precision, runtime)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
-    if not isinstance(name, str) and not isinstance(name, Sequence):
-        raise UsageError(f"a model's name is text, such as 'dir:{name}', but got {name!r}")
-    names = [name] if isinstance(name, str) else list(name)
-    if not names or len(set(names)) < len(names):
-        raise UsageError(f"name at least one model, and each once; but got {names}")
-    found = [find(one, options) for one in names]
-    models = [load_model(one, options) for one in found]
-    return Annotator(*models, cache=lambda: TextCache.of(found[0].fingerprint(), models[0]))
-
-
-def list_models() -> tuple[str, ...]:
-    """The models that are known by name, for `load`; `annotary models` tells more of each."""
-    return tuple(weights.known())
-
-
-def tag(images: ImageInput, model: str | Sequence[str] = "starter", **options: Any) -> Records:
-    """Tag images with a model by name; see `Annotator.tag` for what is taken and given."""
-    return load(model).tag(images, **options)
-
-
-def classify(
-    images: ImageInput,
-    labels: str | Iterable[str] | Mapping[str, Any] | LabelSet,
-    model: str = "starter",
-    **options: Any,
-) -> Records:
-    """Classify images with a model by name; see `Annotator.classify` for what is taken and given."""
-    return load(model).classify(images, labels, **options)
-
-
-def embed(images: ImageInput, model: str = "starter", **options: Any) -> Records:
-    """Embed images with a model by name; see `Annotator.embed` for what is taken and given."""
-    return load(model).embed(images, **options)
-
-
-def _run(
-    images: ImageInput,
-    task: Task,
-    source_options: SourceOptions | None,
-    decode_options: DecodeOptions | None,
-) -> Records:
-    """The records of a task; what makes no sense is raised at once, and not with the first record."""
-    sources, decoding = source_options or SourceOptions(), decode_options or DecodeOptions()
-    told = decoding.transparency
-    alpha = task.inputs[0].alpha if told == "auto" else told
-    return _records(items_of(images, sources, alpha), task, sources, decoding)
-
-
-def _records(
-    items: Iterator[Item | Failure],
-    task: Task,
-    source_options: SourceOptions,
-    decode_options: DecodeOptions,
-) -> Records:
-    with (
-        Reader(source_options) as reader,
-        closing(annotate(items, [task], reader, decode_options, PipelineOptions())) as results,
-    ):
-        for result in results:
-            yield result.record
-
-
-def _told_truncated(texts: Sequence[str]) -> str:
-    """A warning that texts are longer than the model reads."""
-    named = ", ".join(map(_beginning, texts[:3])) + (", ..." if len(texts) > 3 else "")
-    return f"the model does not read all of {named}: the end is left out"
-
-
-def _beginning(text: str) -> str:
-    return repr(text if len(text) <= _MOST_TOLD else f"{text[:_MOST_TOLD]}...")
-
-
-def _words(texts: str | Iterable[str]) -> list[str]:
-    """Texts that a model can read.
-
-    Raises:
-        UsageError: Something is no text.
-    """
-    if isinstance(texts, bytes) or not isinstance(texts, Iterable):
-        raise UsageError(f"texts are a text or a list of texts, but got {texts!r}")
-    words = [texts] if isinstance(texts, str) else list(texts)
-    for text in words:
-        if not isinstance(text, str):
-            raise UsageError(f"a text to embed must be text, but got {text!r}")
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise UsageError(
-                f"this is no text that a model can read: {_beginning(text)}"
-            ) from error
-    return words
 
 
 def _policy(told: str | os.PathLike[str] | Policy | None) -> Policy | None:
