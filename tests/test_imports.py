@@ -62,6 +62,7 @@ MAY_IMPORT = {
 NEEDS_EXTRAS = {
     "annotary.models._efficientnet_lite",
     "annotary.models._joytag_vit",
+    "annotary.models._transformers_loading",
     "annotary.models._transformers_towers",
     "annotary.autodistill",
     "annotary.training",

@@ -301,7 +301,7 @@ class TestWeights:
         folder = copy_of(clip)
         from transformers import CLIPModel
 
-        from annotary.models._transformers_towers import quiet
+        from annotary.models._transformers_loading import quiet
 
         with quiet():
             model = CLIPModel.from_pretrained(folder)

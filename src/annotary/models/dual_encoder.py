@@ -406,7 +406,7 @@ def _image_session(
     in_torch: RuntimeOptions,
 ) -> Session:
     """The image tower in OpenVINO or torch."""
-    from annotary.models._transformers_towers import quiet
+    from annotary.models._transformers_loading import quiet
     from annotary.runtime.torch_runtime import TorchSession
 
     why_not = ""

@@ -17,6 +17,7 @@ from annotary.runtime._options import Choice, Inputs, RuntimeOptions, best_batch
 from annotary.runtime._processor import available_cores
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
 
 _ONE_AT_A_TIME = threading.Lock()
@@ -78,7 +79,7 @@ class TorchSession:
             raise ModelError(f"the network has no input {next(iter(beside))!r}")
         if output not in self.outputs:
             raise ModelError(f"the network has no output {output!r}")
-        with self._threads(torch), torch.inference_mode():
+        with self.computing():
             images = torch.from_numpy(np.ascontiguousarray(batch)).to(self.choice.device)
             try:
                 given = self.compute(images)
@@ -100,13 +101,24 @@ class TorchSession:
             given = self._module(images)
         return given if isinstance(given, tuple) else (given,)
 
+    @property
+    def numbers(self) -> torch.dtype:
+        """What the network computes in."""
+        numbers: torch.dtype = self._numbers
+        return numbers
+
     @contextmanager
-    def _threads(self, torch: Any) -> Iterator[None]:
-        """So many threads as were asked for; afterwards it is as it was, for others who use torch."""
+    def computing(self) -> Iterator[None]:
+        """Where networks run that belong to this one: without gradients, one at a time on the processor.
+
+        There are so many threads as were asked for; afterwards it is as it was, for others who use torch.
+        """
+        torch = _library()
         if self.choice.device != "cpu":
-            yield
+            with torch.inference_mode():
+                yield
             return
-        with _ONE_AT_A_TIME:
+        with _ONE_AT_A_TIME, torch.inference_mode():
             before = torch.get_num_threads()
             torch.set_num_threads(self.choice.threads)
             try:
