@@ -6,7 +6,7 @@ import ast
 import inspect
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import MISSING, Field, fields
 from functools import cache
 from pathlib import Path
@@ -43,40 +43,71 @@ class _SectionedOption(click.Option):
         self.section = section
 
 
-def options_of(*records: type) -> Callable[[Function], Function]:
-    """Give a command an option for every field of some dataclasses, in their order."""
+def options_of(
+    *records: type, prefix: str = "", without: Collection[str] = ()
+) -> Callable[[Function], Function]:
+    """Give a command an option for every field of some dataclasses, in their order.
+
+    Args:
+        records: The dataclasses.
+        prefix: What the options' names begin with, where fields of several tasks would have one name: `box` makes
+            `--box-threshold` of `threshold`.
+        without: Fields that get no option.
+    """
 
     def decorate(function: Function) -> Function:
         for record in reversed(records):
             for entry in reversed(fields(record)):
-                function = _option(record, entry)(function)
+                if entry.name not in without:
+                    function = _option(record, entry, prefix)(function)
         return function
 
     return decorate
 
 
-def made(record: type[Made], values: Mapping[str, Any]) -> Made:
+def made(record: type[Made], values: Mapping[str, Any], *, prefix: str = "") -> Made:
     """A dataclass from the values of a command's options.
+
+    Args:
+        record: The dataclass.
+        values: The values; a field without an option keeps its default.
+        prefix: What the options' names begin with.
 
     Raises:
         UsageError: A value is out of range.
     """
-    chosen = {entry.name: values[entry.name] for entry in fields(cast(Any, record))}
+    names = {entry.name: _named(entry.name, prefix) for entry in fields(cast(Any, record))}
+    chosen = {name: values[option] for name, option in names.items() if option in values}
     try:
         return record(**chosen)
     except ValueError as error:
-        raise UsageError(_with_flag(str(error), chosen)) from error
+        raise UsageError(_with_flag(str(error), names)) from error
 
 
-def _with_flag(message: str, names: Mapping[str, Any]) -> str:
+def given(values: Mapping[str, Any], *records: type, prefix: str = "") -> Iterator[str]:
+    """The flags of options of some dataclasses that were given another value than their default."""
+    for entry in (entry for record in records for entry in fields(record)):
+        name = _named(entry.name, prefix)
+        if values.get(name, entry.default) not in (entry.default, ()):
+            yield "--" + name.replace("_", "-")
+
+
+def _named(name: str, prefix: str) -> str:
+    return f"{prefix}_{name}" if prefix else name
+
+
+def _with_flag(message: str, names: Mapping[str, str]) -> str:
     """A message that begins with a field's name, so that it begins with the option's."""
     name = message.split(" ", 1)[0]
-    return "--" + name.replace("_", "-") + message[len(name) :] if name in names else message
+    if name not in names:
+        return message
+    return "--" + names[name].replace("_", "-") + message[len(name) :]
 
 
-def _option(record: type, entry: Field[Any]) -> Callable[[Function], Function]:
+def _option(record: type, entry: Field[Any], prefix: str) -> Callable[[Function], Function]:
     hint = typing.get_type_hints(record)[entry.name]
-    flag = "--" + entry.name.replace("_", "-")
+    name = _named(entry.name, prefix)
+    flag = "--" + name.replace("_", "-")
     default = None if entry.default is MISSING else entry.default
     text = help_texts(record).get(entry.name, "")
     section = (inspect.getdoc(record) or "Options").partition("\n")[0].rstrip(".")
@@ -85,7 +116,7 @@ def _option(record: type, entry: Field[Any]) -> Callable[[Function], Function]:
             flag = f"{flag}/--no-{flag[2:]}"
         return click.option(
             flag,
-            entry.name,
+            name,
             cls=_SectionedOption,
             section=section,
             is_flag=True,
@@ -95,7 +126,7 @@ def _option(record: type, entry: Field[Any]) -> Callable[[Function], Function]:
     kind, multiple = _kind(hint)
     return click.option(
         flag,
-        entry.name,
+        name,
         cls=_SectionedOption,
         section=section,
         type=kind,
