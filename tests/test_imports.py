@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "sinks": {"records", "errors", "registry"},
     "runtime": {"errors"},
     "models": {"cards", "hub", "preprocess", "runtime", "errors", "registry", "weights"},
-    "tasks": {"models", "records", "cards", "errors", "runtime"},
+    "tasks": {"models", "preprocess", "records", "cards", "errors", "runtime"},
     "pipeline": {
         *("tasks", "sources", "sinks", "images", "preprocess", "cards", "records", "errors"),
         "runtime",
