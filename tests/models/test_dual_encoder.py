@@ -312,12 +312,12 @@ class TestWeights:
         batch = noise(whole)
         np.testing.assert_array_equal(ours.embed_images(batch), whole.embed_images(batch))
 
-    @pytest.mark.parametrize("model_type", ["blip", "owlvit", "llama", None, 5])
+    @pytest.mark.parametrize("model_type", ["llama", None, 5])
     def test_other_kinds_of_models(self, clip, copy_of, model_type):
         folder = copy_of(clip)
         path = folder / "config.json"
         path.write_text(json.dumps({**json.loads(path.read_text()), "model_type": model_type}))
-        self.refused(folder, "which is no image-text encoder known here; known: clip, metaclip_2")
+        self.refused(folder, "which is no.* known here; known: .*clip, metaclip_2")
 
     def test_images_of_another_size_than_the_network_takes(self, clip, copy_of):
         folder = copy_of(clip)
@@ -559,7 +559,7 @@ class TestHub:
         files = self.files_of(clip)
         files["config.json"] = files["config.json"].replace(b'"clip"', b'"llava"')
         server.add("someone/llava", files)
-        with pytest.raises(ModelError, match="'llava', which is no image-text encoder"):
+        with pytest.raises(ModelError, match="'llava', which is no"):
             pull("hf:someone/llava", FP32)
         assert not server.gets("model.safetensors")
         assert hub.on_disk(hub.Repository("someone/llava")) is None

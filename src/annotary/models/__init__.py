@@ -17,7 +17,7 @@ A family is a module with three functions and a constant; a new one is a new fil
     LOOKED_FOR: str
         What `files` looks for where there is no card, in words, for the message that nothing was found.
 
-and two more, where they are needed:
+and three more, where they are needed:
 
     FOLDERS: tuple[str, ...]
         Folders of a directory or repository whose files are told to `files`, too, as `folder/file`.
@@ -25,6 +25,10 @@ and two more, where they are needed:
     READ_FIRST: tuple[str, ...]
         Of a repository without a card, the small files that `describe` reads: they are fetched before the others, so
         that nothing large is fetched of a model of another kind.
+
+    MODEL_TYPES: tuple[str, ...]
+        The `model_type`s of `config.json` that are of this family. Where several families would take the same names,
+        the one is taken whose type it is.
 
 A family that is only ever chosen by a card in the model's directory needs `load` alone.
 """

@@ -9,15 +9,20 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
+from typing import cast
 
 from annotary import hub, registry, weights
 from annotary.cards import CARD_FILE, TAGS_FILE, Card, check_files, fingerprint, read_card
 from annotary.errors import ModelError, UnknownName, UsageError
 from annotary.hub import Listing, Progress, Repository, Snapshot
 from annotary.models._onnx_graph import external_files
+from annotary.models._tokens import read_json
 from annotary.runtime import RuntimeOptions
 
 FOLDER_PREFIX = "dir:"
+
+CONFIG_FILE = "config.json"
+"""Of a published checkpoint: its `model_type` tells families apart whose files have the same names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +52,7 @@ class Found:
         card = self.card
         how = repr((card.family, card.preprocess, card.activation, dict(card.thresholds)))
         how += repr(card.similarity) if card.similarity is not None else ""
+        how += repr(later) if (later := card.preprocess.later) else ""
         return fingerprint(self.directory, self.card.files, extra=how)
 
     def check(self) -> None:
@@ -184,7 +190,8 @@ def _on_disk(wanted: Wanted, options: RuntimeOptions) -> Found | None:
         return None
     names = _names_in(snapshot.directory)
     try:
-        needed = _needed(wanted, _own_card(wanted, names, snapshot.directory), names, options)
+        card = _own_card(wanted, names, snapshot.directory)
+        needed = _needed(wanted, card, names, options, snapshot.directory)
     except UsageError:
         return None
     if needed is None or not set(needed) <= set(names):
@@ -218,14 +225,15 @@ def _fetched(
     if card is None and CARD_FILE in names:
         brought = hub.fetch(repository, listing, {CARD_FILE: noted.get(CARD_FILE, "")})
         card = read_card(brought.directory)
-    needed = _needed(wanted, card, names, options)
+    settings = _settings_of(repository, listing) if card is None else None
+    needed = _needed(wanted, card, names, options, settings)
     if needed is None:
         if card is not None and wanted.card is None:
             _check_has(wanted, listing, card.files)
-        raise _unusable(wanted, listing, _lacking(card, names, options))
+        raise _unusable(wanted, listing, _lacking(card, names, options, settings))
     _check_has(wanted, listing, needed)
     if card is None:
-        _read_first(repository, listing, needed)
+        _read_first(repository, listing, needed, settings)
     if progress is None:
         _tell(_announced(wanted, card, listing, needed))
     expected = {
@@ -246,13 +254,24 @@ def _fetched(
     return replace(found, is_fetched=True)
 
 
-def _read_first(repository: Repository, listing: Listing, needed: Collection[str]) -> None:
+def _settings_of(repository: Repository, listing: Listing) -> Path | None:
+    """Where the settings are that tell families apart, fetched where several would take a repository's names."""
+    names = tuple(listing.sizes)
+    if CONFIG_FILE not in names or len(_taking(names, RuntimeOptions())) < 2:
+        return None
+    return hub.fetch(repository, listing, {CONFIG_FILE: ""}).directory
+
+
+def _read_first(
+    repository: Repository, listing: Listing, needed: Collection[str], settings: Path | None
+) -> None:
     """Fetch what tells whether a repository is of the family that takes its names, before anything large.
 
     Raises:
         ModelError: It is of another kind.
     """
-    family = registry.load("models", _family_of(tuple(listing.sizes), RuntimeOptions()))
+    names = tuple(listing.sizes)
+    family = registry.load("models", _family_of(names, RuntimeOptions(), directory=settings))
     first = dict.fromkeys((n for n in needed if n in getattr(family, "READ_FIRST", ())), "")
     if first:
         family.describe(hub.fetch(repository, listing, first).directory)
@@ -268,9 +287,12 @@ def _check_has(wanted: Wanted, listing: Listing, needed: Collection[str]) -> Non
         raise _unusable(wanted, listing, f"it has no {', '.join(lacking)}")
 
 
-def _lacking(card: Card | None, names: Collection[str], options: RuntimeOptions) -> str:
+def _lacking(
+    card: Card | None, names: Collection[str], options: RuntimeOptions, settings: Path | None
+) -> str:
     """Why a family takes none of the files."""
-    family = _module_of(card) if card else _family_of(names, RuntimeOptions())
+    name = _family_of(names, RuntimeOptions(), directory=settings) if card is None else ""
+    family = name or _module_of(cast(Card, card))
     module = registry.load("models", family)
     if _asked(module, names, RuntimeOptions()) is not None:
         return f"nothing in it runs in {options.runtime}"
@@ -287,7 +309,7 @@ def _found(wanted: Wanted, snapshot: Snapshot, needed: Collection[str]) -> Found
     names = _names_in(snapshot.directory)
     card = _own_card(wanted, names, snapshot.directory)
     if card is None:
-        family = _family_of(names, RuntimeOptions())
+        family = _family_of(names, RuntimeOptions(), directory=snapshot.directory)
         card = replace(
             registry.load("models", family).describe(snapshot.directory),
             name=wanted.repository.name,
@@ -332,15 +354,20 @@ def _own_card(wanted: Wanted, names: Collection[str], directory: Path) -> Card |
 
 
 def _needed(
-    wanted: Wanted, card: Card | None, names: Collection[str], options: RuntimeOptions
+    wanted: Wanted,
+    card: Card | None,
+    names: Collection[str],
+    options: RuntimeOptions,
+    settings: Path | None,
 ) -> tuple[str, ...] | None:
     """The files of a model that a run with these options needs; None when none of them would do.
 
     Raises:
         UsageError: Several families, or none, would take the files.
+        ModelError: Several would, and its settings are those of none of them.
     """
     if card is None:
-        name = _family_of(names, RuntimeOptions(), str(wanted.repository))
+        name = _family_of(names, RuntimeOptions(), str(wanted.repository), settings)
         return _asked(registry.load("models", name), names, options)
     family = registry.load("models", _module_of(card))
     chosen = _asked(family, _belonging(card, names), options)
@@ -385,7 +412,7 @@ def _in_folder(name: str, options: RuntimeOptions) -> Found:
     if CARD_FILE in names:
         return _with_card(name, directory, options)
     # What the options ask for in vain is told by who runs it, better than by finding nothing.
-    family = registry.load("models", _family_of(names, RuntimeOptions(), folder))
+    family = registry.load("models", _family_of(names, RuntimeOptions(), folder, directory))
     needed = _asked(family, names, options) or _asked(family, names, RuntimeOptions()) or ()
     card = family.describe(directory)
     files = dict.fromkeys(_with_external(directory, needed), "")
@@ -405,19 +432,54 @@ def _with_card(name: str, directory: Path, options: RuntimeOptions) -> Found:
     )
 
 
-def _family_of(names: Collection[str], options: RuntimeOptions, where: str = "it") -> str:
+def _family_of(
+    names: Collection[str],
+    options: RuntimeOptions,
+    where: str = "it",
+    directory: Path | None = None,
+) -> str:
     """The one family that takes files of these names, without a card that says so.
+
+    Args:
+        names: The files.
+        options: How the model will run.
+        where: They are, for messages.
+        directory: The settings are in, as far as they are here: they decide between several families.
 
     Raises:
         UsageError: None does, or several do.
+        ModelError: Several do, and the settings are those of none of them.
     """
-    taking = [
-        name for name, module in _families().items() if _asked(module, names, options) is not None
-    ]
+    taking = _taking(names, options)
+    if len(taking) > 1 and directory is not None and CONFIG_FILE in names:
+        taking = _claiming(taking, directory / CONFIG_FILE)
     if len(taking) == 1:
         return taking[0]
     folder = where if os.path.isdir(where) else "DIR"  # noqa: PTH112
     raise _no_family(where, f"; annotary models add {folder} writes a card", taking)
+
+
+def _taking(names: Collection[str], options: RuntimeOptions) -> list[str]:
+    """The families that take files of these names."""
+    every = _families().items()
+    return [name for name, module in every if _asked(module, names, options) is not None]
+
+
+def _claiming(taking: Collection[str], path: Path) -> list[str]:
+    """Of families that take the same names, those whose kind of model the settings are of, or that say no kinds.
+
+    Raises:
+        ModelError: They are of none.
+    """
+    kind = read_json(path).get("model_type")
+    kinds = {name: getattr(_families()[name], "MODEL_TYPES", None) for name in taking}
+    claiming = [name for name, own in kinds.items() if own is None or kind in own]
+    if not claiming:
+        known = ", ".join(one for own in kinds.values() for one in own or ())
+        raise ModelError(
+            f"{path} is of a model of the type {kind!r}, which is none known here; known: {known}"
+        )
+    return claiming
 
 
 def _no_family(where: str, remedy: str, taking: Collection[str] = ()) -> UsageError:

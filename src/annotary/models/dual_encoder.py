@@ -104,6 +104,10 @@ _KINDS = {
 """By `model_type` of `config.json`. MetaCLIP is a CLIP, and SigLIP 2 of one resolution is a SigLIP."""
 
 
+MODEL_TYPES = tuple(_KINDS)
+"""What `config.json` calls checkpoints of this family."""
+
+
 class DualEncoder:
     """An encoder of images and texts.
 
