@@ -27,11 +27,12 @@ CARD_FILE = "card.toml"
 TAGS_FILE = "tags.csv"
 
 Fit = Literal["squash", "pad", "crop"]
-Resample = Literal["nearest", "bilinear", "bicubic", "lanczos", "box"]
+Resample = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "gaussian"]
 ChannelOrder = Literal["rgb", "bgr"]
 Layout = Literal["nhwc", "nchw"]
 NumberType = Literal["uint8", "float32"]
 CropCorner = Literal["round", "floor"]
+PadPlace = Literal["middle", "corner"]
 Alpha = Literal["white", "drop", "key"]
 
 Preset = Literal["balanced", "precise", "broad"]
@@ -49,8 +50,10 @@ class PreprocessSpec:
         fit: What happens to images of another shape: `squash` ignores the aspect ratio, `pad` fits the whole image in
             and fills the rest, `crop` resizes the shorter side and takes the middle, `patches` keeps the aspect ratio
             and gives as many whole patches as fit into `patches`.
-        resample: The filter. All but `nearest` are antialiased when shrinking.
+        resample: The filter. All but `nearest` are antialiased when shrinking. `gaussian` blurs before it takes what
+            lies between pixels, as scikit-image does, and is for `pad` with the picture in the corner.
         pad_colour: RGB 0..255 of the rest, for `pad`.
+        pad_place: For `pad`: whether the picture lies in the middle of the rest or in its upper left corner.
         crop_share: For `crop`: the share of the resized shorter side that the middle takes, 0..1 (ImageNet: 0.875).
         crop_corner: For `crop`: where half a pixel goes. `round` is torchvision's rule (half to even), `floor` that of
             transformers' image processors.
@@ -81,12 +84,15 @@ class PreprocessSpec:
     scale: float = 1.0
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     std: tuple[float, float, float] = (255.0, 255.0, 255.0)
+    # What came later is not in the text that fingerprints of weights are made of, unless it is said.
+    pad_place: PadPlace = field(default="middle", repr=False)
 
     def __post_init__(self) -> None:
         _check_choice("fit", self.fit, (*get_args(Fit), "patches"))
         _check_choice("crop_corner", self.crop_corner, get_args(CropCorner))
         _check_choice("alpha", self.alpha, get_args(Alpha))
         _check_choice("resample", self.resample, get_args(Resample))
+        _check_choice("pad_place", self.pad_place, get_args(PadPlace))
         _check_choice("channel_order", self.channel_order, get_args(ChannelOrder))
         _check_choice("layout", self.layout, get_args(Layout))
         _check_choice("dtype", self.dtype, get_args(NumberType))
@@ -109,6 +115,8 @@ class PreprocessSpec:
             )
         if self.is_in_patches and (self.dtype != "float32" or self.layout != "nchw"):
             raise ValueError('fit = "patches" needs dtype = "float32" and layout = "nchw"')
+        if self.resample == "gaussian" and (self.fit, self.pad_place) != ("pad", "corner"):
+            raise ValueError('resample = "gaussian" needs fit = "pad" and pad_place = "corner"')
         whole = all(_is_whole(value) and 0 <= value <= 255 for value in self.pad_colour)
         if not whole or len(self.pad_colour) != 3:
             raise ValueError(f"pad_colour must be RGB 0..255, but got {self.pad_colour!r}")
@@ -117,6 +125,16 @@ class PreprocessSpec:
     def is_in_patches(self) -> bool:
         """Whether the network takes a row of patches and where each of them is, and not a rectangle."""
         return self.fit == "patches"
+
+    @property
+    def later(self) -> dict[str, Any]:
+        """Of the fields that are not in the text of a specification, those that say something else than usual."""
+        hidden = [entry for entry in fields(self) if not entry.repr]
+        return {
+            entry.name: value
+            for entry in hidden
+            if (value := getattr(self, entry.name)) != entry.default
+        }
 
     @classmethod
     def from_table(cls, table: Mapping[str, Any]) -> Self:
