@@ -13,7 +13,6 @@ are missing are an error.
 from __future__ import annotations
 
 import os
-import re
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,6 +26,7 @@ import numpy.typing as npt
 from annotary.cards import Card, PreprocessSpec, Similarity
 from annotary.errors import MissingExtra, ModelError, UsageError
 from annotary.models import _tokens
+from annotary.models._checkpoint_files import tokenizer_files, weight_files
 from annotary.models._checkpoint_preprocess import (
     PREPROCESSOR_FILE,
     PROCESSOR_FILE,
@@ -59,10 +59,6 @@ CONFIG_FILE = "config.json"
 FOLDERS = (FOLDER,)
 READ_FIRST = (CONFIG_FILE, PREPROCESSOR_FILE, PROCESSOR_FILE)
 """What tells whether a repository is of this family, before anything large is fetched."""
-
-_SAFE_WEIGHTS = re.compile(r"model(-\d+-of-\d+)?\.safetensors")
-_PICKLED_WEIGHTS = re.compile(r"pytorch_model(-\d+-of-\d+)?\.bin")
-_INDEX = "{}.index.json"
 
 LOOKED_FOR = (
     f"{CONFIG_FILE}, {PREPROCESSOR_FILE} and {_tokens.TOKENIZER_FILE} with model.safetensors or pytorch_model.bin, or"
@@ -212,11 +208,11 @@ class Tower:
 def files(names: Collection[str], options: RuntimeOptions) -> tuple[str, ...] | None:
     """The files that a run with these options needs; None without settings, a tokenizer or weights."""
     settings = [name for name in (PREPROCESSOR_FILE, PROCESSOR_FILE) if name in names][:1]
-    tokenizer = _tokenizer_files(names)
+    tokenizer = tokenizer_files(names)
     if CONFIG_FILE not in names or not settings or not tokenizer:
         return None
     needed = (CONFIG_FILE, *settings, *tokenizer)
-    weights, towers = _weight_files(names), tower_files(names, options)
+    weights, towers = weight_files(names), tower_files(names, options)
     in_torch = (*needed, *weights) if weights else None
     in_onnx = (*needed, *towers) if towers else None
     if options.runtime == "torch":
@@ -226,32 +222,6 @@ def files(names: Collection[str], options: RuntimeOptions) -> tuple[str, ...] | 
     if in_torch and in_onnx and options.runtime == "auto":
         return in_torch if _prefers_torch(options) else in_onnx
     return in_onnx or in_torch
-
-
-def _tokenizer_files(names: Collection[str]) -> tuple[str, ...]:
-    settings = [name for name in _tokens.SETTINGS_FILES if name in names]
-    for needed in (
-        (_tokens.TOKENIZER_FILE,),
-        _tokens.BYTE_PAIR_FILES,
-        (_tokens.SENTENCEPIECE_FILE,),
-    ):
-        if set(needed) <= set(names):
-            return (*needed, *settings)
-    return ()
-
-
-def _weight_files(names: Collection[str]) -> tuple[str, ...]:
-    """Weights for torch: in one file, or in several with a list of what is where."""
-    for whole, pattern in (
-        ("model.safetensors", _SAFE_WEIGHTS),
-        ("pytorch_model.bin", _PICKLED_WEIGHTS),
-    ):
-        if whole in names:
-            return (whole,)
-        index = _INDEX.format(whole)
-        if index in names:
-            return (index, *sorted(name for name in names if pattern.fullmatch(name)))
-    return ()
 
 
 def _prefers_torch(options: RuntimeOptions) -> bool:
@@ -305,7 +275,7 @@ def load(card: Card, directory: Path, options: RuntimeOptions) -> DualEncoder:
     if not kind.is_sigmoid:
         _check_end(directory, model_type, config, tokens)
     if chosen[-1].endswith(".onnx"):
-        has_torch = bool(_weight_files(here))
+        has_torch = bool(weight_files(here))
         return _in_onnx(card, directory, options, kind, tokens, has_torch=has_torch)
     return _in_torch(card, directory, options, model_type, tokens)
 
