@@ -45,11 +45,23 @@ _SIGLIP: Mapping[str, Any] = {
     "image_mean": _HALF,
     "image_std": _HALF,
 }
+_OWL: Mapping[str, Any] = {
+    "do_convert_rgb": True,
+    "size": {"height": 768, "width": 768},
+    "default_to_square": True,
+    "do_center_crop": False,
+    "crop_size": None,
+    "resample": 3,
+    "image_mean": CLIP_MEAN,
+    "image_std": CLIP_STD,
+}
 _PROCESSORS: Mapping[str, Mapping[str, Any]] = {
     "CLIP": _CLIP,
     "Bit": _CLIP,
     "Siglip": _SIGLIP,
     "ViT": {**_SIGLIP, "do_convert_rgb": False, "default_to_square": True, "resample": 2},
+    "OwlViT": _OWL,
+    "Owlv2": {**_OWL, "size": {"height": 960, "width": 960}, "resample": 2, "do_pad": True},
     "Siglip2": {
         "patch_size": 16,
         "max_num_patches": 256,
@@ -61,6 +73,7 @@ _PROCESSORS: Mapping[str, Mapping[str, Any]] = {
 """What the classes of image processors begin with."""
 
 _OF_MODELS = {"clip": "CLIP", "metaclip_2": "CLIP", "siglip": "Siglip", "siglip2": "Siglip2"}
+_OF_MODELS |= {"owlvit": "OwlViT", "owlv2": "Owlv2"}
 
 
 def read_preprocess(directory: Path, model_type: str) -> PreprocessSpec:
@@ -96,13 +109,15 @@ def preprocess_of(settings: Mapping[str, Any], model_type: str) -> PreprocessSpe
     """
     kind = _kind_of(settings, model_type)
     told = {**_PROCESSORS[kind], **{k: v for k, v in settings.items() if v is not None}}
+    if "rescale" in told:  # what early settings of OWL-ViT call it
+        told.setdefault("do_rescale", told["rescale"])
     if not told.get("do_resize", True) and kind != "Siglip2":
         raise ValueError("do_resize = false is not supported: networks take one size")
     number = told["resample"]
     if number not in _FILTERS:
         raise ValueError(f"resample = {number!r} is not supported, only 0 to 4 (Pillow's numbers)")
     values: dict[str, Any] = {
-        "resample": _FILTERS[cast(int, number)],
+        "resample": "gaussian" if kind == "Owlv2" else _FILTERS[cast(int, number)],
         "crop_corner": "floor",
         "alpha": "key" if told.get("do_convert_rgb") else "drop",
         "scale": _scale(told),
@@ -112,6 +127,8 @@ def preprocess_of(settings: Mapping[str, Any], model_type: str) -> PreprocessSpe
     if kind == "Siglip2":
         side, most = told["patch_size"], told["max_num_patches"]
         return PreprocessSpec(size=(side, side), fit="patches", patches=most, **values)
+    if kind == "Owlv2":
+        return PreprocessSpec(**_in_corner(told), **values)
     return PreprocessSpec(**_shape(told), **values)
 
 
@@ -126,6 +143,16 @@ def _kind_of(settings: Mapping[str, Any], model_type: str) -> str:
         known = ", ".join(f"{name}ImageProcessor" for name in _PROCESSORS)
         raise ValueError(f"the image processor {said!r} is not supported, only {known}")
     return kind
+
+
+def _in_corner(told: Mapping[str, Any]) -> dict[str, Any]:
+    """Size, fit and filter of OWLv2, whose filter is a Gaussian whatever Pillow's number says."""
+    size = _height_and_width(told["size"])
+    if not told["do_pad"] or size[0] != size[1]:
+        raise ValueError(f"do_pad = {told['do_pad']!r} with size = {size} is not supported")
+    if told["resample"] == 0:
+        raise ValueError("resample = 0 is not supported: it would leave the blur out")
+    return {"size": size, "fit": "pad", "pad_place": "corner", "pad_colour": (0, 0, 0)}
 
 
 def _scale(told: Mapping[str, Any]) -> float:
