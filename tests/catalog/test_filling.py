@@ -20,7 +20,18 @@ from PIL import Image
 
 from annotary.catalog import Catalog, Filled, fill
 from annotary.errors import MissingExtra, NothingToDo, OutputError, UsageError
-from annotary.records import Annotation, Answer, Box, Caption, Decision, Item, Label, Reason, Tag
+from annotary.records import (
+    Annotation,
+    Answer,
+    Box,
+    Caption,
+    Decision,
+    Item,
+    Label,
+    Match,
+    Reason,
+    Tag,
+)
 from annotary.sources import Reader, SourceOptions, open_sources
 from annotary.tasks.embedding import Embed
 from tests.conftest import child_environment, colour_of
@@ -482,7 +493,8 @@ def test_every_part_of_a_record_comes_back(tmp_path):
         height=4,
         tags=(Tag("dog", 0.93, "general"), Tag("1girl", 0.1)),
         labels=(Label("cat", 1 / 3),),
-        captions=(Caption("a dog", None),),
+        captions=(Caption("a dog", None, 0.75), Caption("a cat", 0.5)),
+        matches=(Match("a dog", 0.9, -0.25), Match("a cat", 0.1)),
         answers=(Answer("how many?", "two", 0.5),),
         boxes=(Box("dog", 0.88, (0.5, 1.0, 2.25, 4.0)),),
         decision=Decision("allow"),

@@ -33,7 +33,10 @@ from annotary.sinks import SinkOptions, check_parts, format_named, formats, open
 from annotary.sinks.csv import columns_of
 from annotary.sinks.xmp import SUBJECT, Packet
 
-ALL = ("tags", "labels", "captions", "answers", "boxes", "embedding", "decision")
+ALL = (
+    *("tags", "labels", "captions", "answers", "matches", "boxes"),
+    *("embedding", "decision"),
+)
 NAME = "photos/a.jpg"
 LABELS = (Label("polar bear", 0.75), Label("dog, or cat", 0.125))
 DECISION = Decision(

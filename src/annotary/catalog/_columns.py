@@ -16,6 +16,7 @@ from annotary.records import (
     Decision,
     Embedding,
     Label,
+    Match,
     Reason,
     Tag,
 )
@@ -26,8 +27,11 @@ if TYPE_CHECKING:
 VERSION = 1
 """Of the columns; it is in the table's metadata."""
 
-PARTS = ("tags", "labels", "captions", "answers", "boxes", "embedding", "decision")
+PARTS = ("tags", "labels", "captions", "answers", "boxes", "embedding", "decision", "matches")
 """The parts of a record, in the order of the bits that tell which of them a row has."""
+
+LATER_COLUMNS = ("caption_matches", "matches")
+"""Columns that catalogues of version 0.3 lack; they get them with the first row that has something for them."""
 
 _ESCAPED = re.compile(r"\\udc([89a-f][0-9a-f])")
 
@@ -79,6 +83,7 @@ def schema_of(dimensions: int | None) -> pyarrow.Schema:
         pa.field("deleted", moment),
         pa.field("added", moment),
         pa.field("changed", moment),
+        *map(later_field, LATER_COLUMNS),
     ]
     if dimensions is not None:
         columns.append(embedding_field(dimensions))
@@ -89,6 +94,16 @@ def embedding_field(dimensions: int) -> pyarrow.Field:
     """The column of vectors float32[d]; null for images that were not embedded."""
     pa = arrow()
     return pa.field("embedding", pa.list_(pa.float32(), dimensions))
+
+
+def later_field(name: str) -> pyarrow.Field:
+    """One of the columns that older catalogues lack."""
+    pa = arrow()
+    number = pa.float64()
+    match = [pa.field("text", pa.string()), pa.field("score", number), pa.field("cosine", number)]
+    # Beside the captions and not in them: a table gets a new column in an instant, but no new part of an old one.
+    kinds = {"caption_matches": pa.list_(number), "matches": pa.list_(pa.struct(match))}
+    return pa.field(name, kinds[name])
 
 
 def _box() -> list[pyarrow.Field]:
@@ -121,8 +136,11 @@ def row_of(annotation: Annotation) -> dict[str, Any]:
         "height": annotation.height,
         "sources": json.dumps(dict(annotation.sources), sort_keys=True),
     }
-    for part in ("tags", "labels", "captions", "answers", "boxes"):
+    for part in ("tags", "labels", "captions", "answers", "matches", "boxes"):
         row[part] = value.get(part)
+    matches = [caption.match for caption in annotation.captions]
+    has_matches = any(match is not None for match in matches)
+    row["caption_matches"] = matches if has_matches else None
     row["tag_names"] = [tag.name for tag in annotation.tags] if "tags" in value else None
     row["label"] = annotation.labels[0].name if annotation.labels else None
     decision = annotation.decision
@@ -135,7 +153,12 @@ def row_of(annotation: Annotation) -> dict[str, Any]:
 
 def columns_of_part(part: str) -> tuple[str, ...]:
     """The columns that a part of a record fills."""
-    beside = {"tags": ("tag_names",), "labels": ("label",), "decision": ("reasons",)}
+    beside = {
+        "tags": ("tag_names",),
+        "labels": ("label",),
+        "captions": ("caption_matches",),
+        "decision": ("reasons",),
+    }
     return (part, *beside.get(part, ()))
 
 
@@ -151,13 +174,23 @@ def annotation_of(row: Mapping[str, Any]) -> Annotation:
             Tag(tag["name"], tag["score"], tag["category"] or "") for tag in row["tags"] or ()
         ),
         labels=tuple(Label(**label) for label in row["labels"] or ()),
-        captions=tuple(Caption(**caption) for caption in row["captions"] or ()),
+        captions=_captions(row),
         answers=tuple(Answer(**answer) for answer in row["answers"] or ()),
+        matches=tuple(Match(**match) for match in row.get("matches") or ()),
         boxes=tuple(Box(**{**box, "xyxy": tuple(box["xyxy"])}) for box in row["boxes"] or ()),
         embedding=None if embedding is None else Embedding(tuple(embedding)),
         decision=decision
         and Decision(decision, tuple(Reason(**reason) for reason in row["reasons"] or ())),
         sources=json.loads(row["sources"] or "{}"),
+    )
+
+
+def _captions(row: Mapping[str, Any]) -> tuple[Caption, ...]:
+    captions = row["captions"] or ()
+    matches = row.get("caption_matches") or [None] * len(captions)
+    return tuple(
+        Caption(caption["text"], caption["score"], match)
+        for caption, match in zip(captions, matches, strict=True)
     )
 
 

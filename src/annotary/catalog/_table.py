@@ -25,6 +25,7 @@ from annotary.catalog._columns import (
     annotation_of,
     arrow,
     embedding_field,
+    later_field,
     recovered,
     schema_of,
     table_of,
@@ -359,6 +360,11 @@ class Catalog:
         """Give a catalogue without vectors the column for them."""
         with self._told(None):
             self._table.add_columns(embedding_field(dimensions))
+
+    def add_later_column(self, name: str) -> None:
+        """Give a catalogue of an older version a column that it lacks, empty in all rows."""
+        with self._told(None):
+            self._table.add_columns(later_field(name))
 
     def drop_vectors_column(self) -> None:
         """Remove all vectors, and the index of them."""

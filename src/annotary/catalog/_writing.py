@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from annotary.catalog._columns import PARTS, columns_of_part
+from annotary.catalog._columns import LATER_COLUMNS, PARTS, columns_of_part
 from annotary.catalog._deciding import Awaited, Copied
 from annotary.catalog._table import Catalog
 from annotary.pipeline.output import FailureList
@@ -155,6 +155,9 @@ class Writer:
         for row in (*added, *replaced):
             if row.get("embedding") is not None and self._catalog.dimensions is None:
                 self._catalog.add_vectors_column(len(row["embedding"]))
+            for name in LATER_COLUMNS:
+                if row.get(name) is not None and name not in self._catalog.columns:
+                    self._catalog.add_later_column(name)
         if replaced:
             self._catalog.replace(replaced)
         if added:
