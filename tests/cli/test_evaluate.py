@@ -43,7 +43,7 @@ def run(model: SmallEncoder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
             text_cache=lambda: TextCache.of("f", model),  # type: ignore[arg-type]
         )
 
-    for name in ("evaluate", "calibrate"):
+    for name in ("_evaluate_zero_shot", "_evaluate_retrieval", "calibrate"):
         monkeypatch.setattr(f"annotary.cli.{name}.loaded", loaded)
 
     def call(name: str, *arguments: object) -> Result:
