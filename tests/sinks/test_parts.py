@@ -103,11 +103,13 @@ def write(
 
 
 def test_what_each_format_holds():
-    names = {"txt", "caption", "hydrus", "xmp", "kohya", "kohya-jsonl"}
+    texts = {"txt", "caption", "xmp", "kohya", "kohya-jsonl"}
     expected = {
-        **dict.fromkeys(names, ("tags", "labels")),
+        **dict.fromkeys(texts, ("tags", "labels", "captions")),
+        "hydrus": ("tags", "labels"),
         **dict.fromkeys(("jsonl", "json", "json-files", "webdataset"), ALL),
-        **dict.fromkeys(("csv", "imagefolder"), ("tags", "labels", "decision")),
+        "csv": ("tags", "labels", "decision"),
+        "imagefolder": ("tags", "labels", "captions", "decision"),
         "parquet": ("tags", "labels", "embedding", "decision"),
         "npy": ("embedding",),
         "folders": ("labels", "decision"),
@@ -124,7 +126,7 @@ def test_what_a_format_cannot_hold_is_one_line_before_anything_is_done(tmp_path)
     assert str(caught.value) == told
     for parts, words_ in (
         (("embedding", "decision"), "embeddings and decisions"),
-        (("labels", "captions", "boxes", "decision"), "captions, boxes and decisions"),
+        (("labels", "captions", "boxes", "decision"), "boxes and decisions"),
     ):
         with pytest.raises(UsageError, match=f"kohya cannot hold {words_}; use json, json-files, "):
             open_sink("kohya", tmp_path / "meta.json", SinkOptions(), parts)

@@ -1,4 +1,4 @@
-"""Tags in the image files themselves: a sink that changes the XMP packet of a file, and nothing else in it."""
+"""Tags and captions in the image files themselves: a sink that changes the XMP packet of a file and nothing else."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class EmbeddedPackets:
 
     Args:
         options: What happens to files that tags were written to before.
-        parts: What is written: tags, labels, or both.
+        parts: What is written: tags, labels, captions.
     """
 
     def __init__(self, options: SinkOptions, parts: tuple[str, ...]) -> None:

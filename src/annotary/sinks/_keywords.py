@@ -1,4 +1,4 @@
-r"""Tags and labels as keywords of an XMP packet: which lists hold them, and what is added to those of other programs.
+r"""Tags and labels as keywords of an XMP packet, and the caption as its description, beside those of other programs.
 
 Three lists hold the same keywords, and programs differ in which they read:
 
@@ -36,7 +36,15 @@ SUBJECT: Name = (DC, "subject")
 HIERARCHY: Name = (LIGHTROOM, "hierarchicalSubject")
 TAGS_LIST: Name = (DIGIKAM, "TagsList")
 
-MARKS: dict[str, Name] = {"tags": (ANNOTARY, "tagged"), "labels": (ANNOTARY, "labelled")}
+DESCRIPTION: Name = (DC, "description")
+WRITTEN_DESCRIPTION: Name = (ANNOTARY, "writtenDescription")
+"""What annotary wrote there: what is something else now, a person wrote."""
+
+MARKS: dict[str, Name] = {
+    "tags": (ANNOTARY, "tagged"),
+    "labels": (ANNOTARY, "labelled"),
+    "captions": (ANNOTARY, "captioned"),
+}
 """Which models said each part of a record: what tells a packet that is done from one of another program or run."""
 
 WRITTEN = {
@@ -54,7 +62,7 @@ _WIDE = {"|": "\uff5c", "/": "\uff0f"}
 
 
 def is_done(content: bytes, parts: Iterable[str]) -> bool:
-    """Whether a packet is one that these parts of a record ("tags", "labels") were written to.
+    """Whether a packet is one that these parts of a record ("tags", "captions") were written to.
 
     It is looked for without parsing, which takes a twentieth of the time: a run that goes on asks it of every image.
     """
@@ -72,12 +80,12 @@ def _has_mark(text: bytes, prefixes: Iterable[bytes], mark: bytes) -> bool:
 def with_keywords(
     content: bytes, annotation: Annotation, parts: Iterable[str], *, replaces: bool
 ) -> bytes:
-    """A packet with the tags and labels of an annotation in it; the same bytes when they are there.
+    """A packet with the tags, labels and caption of an annotation in it; the same bytes when they are there.
 
     Args:
         content: What there is.
-        annotation: Its tags and labels are added.
-        parts: Which of the two were asked for.
+        annotation: Its tags and labels are added, and the best caption where there is no description.
+        parts: Which of these were asked for.
         replaces: Whether those that annotary wrote before go. Those of others never do.
 
     Raises:
@@ -111,12 +119,8 @@ def with_keywords(
         )
         expected[name] = [*kept, *taken, *added]
     asked = tuple(parts)
-    for part, mark in MARKS.items():
-        if part in asked:
-            source = annotation.sources.get(part, "annotary")
-            packet.set_text(mark, _sources(packet.values(mark), source, replaces=replaces))
-        elif replaces:  # what it tells of went with the rest
-            packet.remove(mark)
+    expected[DESCRIPTION] = _describe(packet, annotation, asked, replaces=replaces)
+    _mark(packet, annotation, asked, replaces=replaces)
     after = packet.content()
     if content in (EMPTY_SIDECAR, EMPTY_PACKET):
         return after
@@ -125,6 +129,45 @@ def with_keywords(
     if any(again.values(name) != entries for name, entries in expected.items()):
         raise ValueError("is XMP of a form that cannot be changed safely")
     return after
+
+
+def _describe(
+    packet: Packet, annotation: Annotation, parts: Sequence[str], *, replaces: bool
+) -> list[str]:
+    """Write the best caption where there is no description, or one that annotary wrote and may replace.
+
+    Returns:
+        What the description is then.
+    """
+    existing, ours = packet.values(DESCRIPTION), packet.values(WRITTEN_DESCRIPTION)
+    is_blank = not any(text.strip() for text in existing)
+    is_ours = bool(ours) and existing == ours
+    if is_blank:
+        stays = bool(ours) and not replaces  # a person took it out
+    else:
+        stays = not (is_ours and replaces)
+    texts = (" ".join(caption.text.split()) for caption in annotation.captions)
+    text = writable(next((text for text in texts if text), "")) if "captions" in parts else ""
+    if stays or (is_ours and existing == [text]) or (is_blank and not text and not ours):
+        return existing
+    if packet.has(DESCRIPTION):
+        packet.remove(DESCRIPTION)
+    if not text:
+        packet.remove(WRITTEN_DESCRIPTION)
+        return []
+    packet.add_text(DESCRIPTION, text)
+    packet.set_text(WRITTEN_DESCRIPTION, text)
+    return [text]
+
+
+def _mark(packet: Packet, annotation: Annotation, parts: Sequence[str], *, replaces: bool) -> None:
+    """Note which models said what was asked for."""
+    for part, mark in MARKS.items():
+        if part in parts:
+            source = annotation.sources.get(part, "annotary")
+            packet.set_text(mark, _sources(packet.values(mark), source, replaces=replaces))
+        elif replaces:  # what it tells of went with the rest
+            packet.remove(mark)
 
 
 def spelling(tag: Tag, separator: str) -> str:

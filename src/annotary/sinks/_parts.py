@@ -13,7 +13,10 @@ ALL_PARTS = (
 """The parts of an `Annotation`, in its order."""
 
 NAMES = ("tags", "labels")
-"""The parts that are names: what lines of text and keywords are made of."""
+"""The parts that are names: what keywords are made of."""
+
+TEXTS = (*NAMES, "captions")
+"""The parts that lines of text are made of."""
 
 _WORDS = {"embedding": "embeddings", "decision": "decisions"}
 """What a part is called of which a record has one; the others are called as they are."""

@@ -1,4 +1,4 @@
-"""Tags and labels as a line of text, as trainers of diffusion models read them."""
+"""Captions, tags and labels as lines of text, as trainers of diffusion models read them."""
 
 from __future__ import annotations
 
@@ -17,15 +17,33 @@ _UNESCAPED = re.compile(r"\\([\\()])")
 
 
 def caption_of(annotation: Annotation, options: SinkOptions) -> str:
-    """The tags and labels of an image on one line, without its end."""
-    return joined(names_of(annotation, options), options)
+    """What a text file says of an image, without the end of its last line.
+
+    It is one line of the caption, the tags and the labels. Of several captions each has a line, with the same tags and
+    labels behind it: sd-scripts' `enable_wildcard` takes one of the lines at random, and others the first.
+    """
+    captions = captions_of(annotation, options)
+    lines: list[list[str]] = [[caption] for caption in captions] or [[]]
+    return "\n".join(joined(_line(line, annotation, options), options) for line in lines)
 
 
 def names_of(annotation: Annotation, options: SinkOptions) -> list[str]:
-    """The parts of the line: the prefix, the tags and labels in their order, the suffix."""
+    """All that is said of an image: the prefix, the captions, the tags and labels in their order, the suffix."""
+    return _line(captions_of(annotation, options), annotation, options)
+
+
+def captions_of(annotation: Annotation, options: SinkOptions) -> list[str]:
+    """The captions that say something, each once and without line breaks."""
+    lines = (" ".join(caption.text.split()) for caption in annotation.captions)
+    found = dict.fromkeys(line for line in lines if line)
+    return [escaped(line) if options.escape else line for line in found]
+
+
+def _line(captions: Iterable[str], annotation: Annotation, options: SinkOptions) -> list[str]:
     names = [tag.name for tag in names_in(annotation)]
     written = map(escaped, names) if options.escape else names
-    return [part for part in (options.prefix, *written, options.suffix) if part]
+    parts = (options.prefix, *captions, *written, options.suffix)
+    return [part for part in parts if part]
 
 
 def joined(names: Iterable[str], options: SinkOptions) -> str:

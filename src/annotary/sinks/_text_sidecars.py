@@ -1,4 +1,4 @@
-"""Sidecars of text, and how names are added to a text that a person wrote."""
+"""Sidecars of text, and how names and captions are added to a text that a person wrote."""
 
 from __future__ import annotations
 
@@ -45,12 +45,15 @@ class TextContent:
         return True
 
     def new(self, annotation: Annotation) -> bytes:
-        """One line of names."""
-        line = _text.joined(self._names(annotation, self._options), self._options)
-        return (line + "\n").encode("utf-8", "backslashreplace")
+        """One line of names; of several captions each has one."""
+        if annotation.captions:
+            text = _text.caption_of(annotation, self._options)
+        else:
+            text = _text.joined(self._names(annotation, self._options), self._options)
+        return (text + "\n").encode("utf-8", "backslashreplace")
 
     def merged(self, before: bytes, annotation: Annotation) -> bytes:
-        """The text as it is, and behind it the names that are not in it.
+        """The text as it is, and behind it the captions and names that are not in it.
 
         Of the text only blanks at its end may go. Where names are missing, the prefix goes to the front.
         """

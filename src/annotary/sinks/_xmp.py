@@ -1,4 +1,4 @@
-"""Keywords in an XMP packet, changed in place: every byte that is not about them stays as it is.
+"""Keywords and the description in an XMP packet, changed in place: every byte that is not about them stays as it is.
 
 XMP is RDF in XML (ISO 16684-1). A parser that writes a document anew changes prefixes, quotes, comments or spaces that
 other programs put there; so the document is only read by a parser (expat), which says at which byte everything stands,
@@ -172,6 +172,12 @@ class Packet:
         if not elements:
             tag = f"{PREFIXES[name[0]]}:{name[1]}"
             self._new.append(f"<{tag}>{_escaped(value)}</{tag}>")
+
+    def add_text(self, name: Name, value: str) -> None:
+        """Add a property that there is not, of one text for readers of all languages."""
+        tag = f"{PREFIXES[name[0]]}:{name[1]}"
+        entry = f'<rdf:li xml:lang="x-default">{_escaped(value)}</rdf:li>'
+        self._new.append(f"<{tag}>\n <rdf:Alt>\n  {entry}\n </rdf:Alt>\n</{tag}>")
 
     def remove(self, name: Name) -> None:
         """Take a property out."""

@@ -7,14 +7,14 @@ from pathlib import Path
 
 from annotary.sinks import _text
 from annotary.sinks._contract import SinkOptions, TagsOfImage
-from annotary.sinks._parts import NAMES
+from annotary.sinks._parts import TEXTS
 from annotary.sinks._sidecars import Sidecars
 from annotary.sinks._text_sidecars import TextContent, read_texts
 
 SUFFIXES = ()
 OPTIONS = ("full_names", *_text.OPTIONS)
 CAN_APPEND = True
-PARTS = NAMES
+PARTS = TEXTS
 
 
 def open(  # noqa: A001

@@ -24,7 +24,7 @@ from annotary.sinks.kohya_jsonl import ImageLines
 SUFFIXES = ()
 IS_ONE_FILE = True
 OPTIONS = _text.OPTIONS
-PARTS = ("tags", "labels", "decision")
+PARTS = ("tags", "labels", "captions", "decision")
 
 FILE = "metadata.jsonl"
 """The only name that datasets looks for."""
@@ -127,8 +127,8 @@ def read(output: Path, options: SinkOptions) -> Iterator[TagsOfImage]:  # noqa: 
 
     def image(line: bytes) -> TagsOfImage:
         row = json.loads(line)
-        names = row["tags"] if "tags" in row else row["labels"]
-        return TagsOfImage(row["file_name"], tuple(zip(names, row["scores"], strict=True)))
+        names = row["tags"] if "tags" in row else row.get("labels", [])
+        return TagsOfImage(row["file_name"], tuple(zip(names, row.get("scores", []), strict=True)))
 
     return read_lines(output, image)
 
@@ -145,6 +145,10 @@ def _columns(annotation: Annotation, parts: tuple[str, ...]) -> dict[str, Any]:
         row["labels"] = [label.name for label in annotation.labels]
         scores = "label_scores" if "tags" in parts else "scores"
         row[scores] = [float(label.score) for label in annotation.labels]
+    if "captions" in parts:
+        row["captions"] = [caption.text for caption in annotation.captions]
+        row["caption_scores"] = [caption.score for caption in annotation.captions]
+        row["caption_matches"] = [caption.match for caption in annotation.captions]
     if "decision" in parts:
         decision = annotation.decision
         row["decision"] = decision.action if decision else None

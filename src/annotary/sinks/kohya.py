@@ -1,8 +1,8 @@
 """kohya's `meta.json`: one object from image paths to `{"tags": "a, b", "image_size": [w, h]}`.
 
 This is what the fine-tuning of kohya-ss/sd-scripts reads (`in_json`, `metadata_file`), and what its own tagger writes
-with `--output_path`. Images are named by their absolute paths, which every version of it takes with and without an
-`image_dir`.
+with `--output_path`; captions stand in a `caption` of their own, which sd-scripts puts before the tags. Images are
+named by their absolute paths, which every version of it takes with and without an `image_dir`.
 
 While a run goes on the object lacks its closing brace; a run that is stopped by Ctrl-C closes it.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
@@ -20,17 +21,17 @@ from annotary.records import Annotation, Item
 from annotary.sinks import _text
 from annotary.sinks._appending import AppendingRecords, Layout
 from annotary.sinks._contract import SinkOptions, TagsOfImage
-from annotary.sinks._parts import NAMES
+from annotary.sinks._parts import TEXTS, names_in
 from annotary.sinks._reading import read_lines, split_text, unscored
 
 SUFFIXES = ()
 IS_ONE_FILE = True
 OPTIONS = _text.OPTIONS
-PARTS = NAMES
+PARTS = TEXTS
 
 Size: TypeAlias = "tuple[int, int] | None"
-Encode: TypeAlias = Callable[[str, str, Size], bytes]
-"""From the path of an image, its tags on a line and its size to its record."""
+Encode: TypeAlias = Callable[[str, Annotation, SinkOptions, Size], bytes]
+"""From the path of an image, what was said of it, how that is joined, and its size to its record."""
 
 _MOST_PIXELS = 80_000_000
 """Pillow warns of larger files when it opens them."""
@@ -68,8 +69,8 @@ class KohyaSink:
         if item.path is None:
             raise SidecarError("sd-scripts finds images by their paths, and this is no file")
         path = os.path.abspath(item.path)  # noqa: PTH100
-        caption = _text.caption_of(annotation, self._options)
-        self._records.append(path, self._encode(path, caption, _stored_size(path, annotation)))
+        size = _stored_size(path, annotation)
+        self._records.append(path, self._encode(path, annotation, self._options, size))
 
     def close(self, *, complete: bool) -> None:
         """End the file."""
@@ -119,7 +120,7 @@ def read(output: Path, options: SinkOptions) -> Iterator[TagsOfImage]:
         if line.strip() in (b"{", b"}"):
             return None
         ((path, value),) = json.loads(b"{" + line.rstrip(b",\n") + b"}").items()
-        return TagsOfImage(path, unscored(split_text(value["tags"], options)))
+        return TagsOfImage(path, unscored(split_text(value.get("tags", ""), options)))
 
     return read_lines(output, image)
 
@@ -134,8 +135,20 @@ def with_size(value: dict[str, Any], size: Size) -> dict[str, Any]:
     return value if size is None else {**value, "image_size": list(size)}
 
 
-def _entry(path: str, caption: str, size: Size) -> bytes:
-    return to_json({path: with_size({"tags": caption}, size)})[1:-1]
+def _entry(path: str, annotation: Annotation, options: SinkOptions, size: Size) -> bytes:
+    """One entry. sd-scripts puts the tags behind each line of the caption, so prefix and suffix stand at the ends."""
+    if not _text.captions_of(annotation, options):
+        value = {"tags": _text.caption_of(annotation, options)}
+    elif not names_in(annotation):
+        value = {"caption": _text.caption_of(annotation, options)}
+    else:
+        captions = replace(annotation, tags=(), labels=())
+        bare = replace(options, suffix="", trailing_separator=False)
+        value = {
+            "caption": _text.caption_of(captions, bare),
+            "tags": _text.caption_of(replace(annotation, captions=()), replace(options, prefix="")),
+        }
+    return to_json({path: with_size(value, size)})[1:-1]
 
 
 def _path_of_entry(entry: bytes) -> str | None:
@@ -144,7 +157,8 @@ def _path_of_entry(entry: bytes) -> str | None:
         ((path, value),) = json.loads(b"{" + entry + b"}").items()
     except ValueError:
         return None
-    return path if isinstance(value, dict) and "tags" in value else None
+    is_ours = isinstance(value, dict) and ("tags" in value or "caption" in value)
+    return path if is_ours else None
 
 
 def _stored_size(path: str, annotation: Annotation) -> Size:

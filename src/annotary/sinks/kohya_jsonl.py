@@ -10,16 +10,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from annotary.records import Annotation
 from annotary.sinks import _text
 from annotary.sinks._contract import SinkOptions, TagsOfImage
-from annotary.sinks._parts import NAMES
+from annotary.sinks._parts import TEXTS
 from annotary.sinks._reading import read_lines, split_text, unscored
 from annotary.sinks.kohya import KohyaSink, Size, to_json, with_size
 
 SUFFIXES = ()
 IS_ONE_FILE = True
 OPTIONS = _text.OPTIONS
-PARTS = NAMES
+PARTS = TEXTS
 
 
 class ImageLines:
@@ -87,5 +88,6 @@ def read(output: Path, options: SinkOptions) -> Iterator[TagsOfImage]:
     return read_lines(output, image)
 
 
-def _line(path: str, caption: str, size: Size) -> bytes:
+def _line(path: str, annotation: Annotation, options: SinkOptions, size: Size) -> bytes:
+    caption = _text.caption_of(annotation, options)
     return to_json(with_size({"image_path": path, "caption": caption}, size)) + b"\n"

@@ -1,4 +1,4 @@
-"""Text sidecars: the tags or labels of `photo.jpg` in `photo.txt`, beside it or mirrored in another folder.
+"""Text sidecars: the caption and tags of `photo.jpg` in `photo.txt`, beside it or mirrored in another folder.
 
 This is what trainers of diffusion models read. Each file is written whole or not at all.
 """
@@ -10,14 +10,14 @@ from pathlib import Path
 
 from annotary.sinks import _text
 from annotary.sinks._contract import SinkOptions, TagsOfImage
-from annotary.sinks._parts import NAMES
+from annotary.sinks._parts import TEXTS
 from annotary.sinks._sidecars import Sidecars
 from annotary.sinks._text_sidecars import TextContent, read_texts
 
 SUFFIXES = ()
 OPTIONS = ("full_names", *_text.OPTIONS)
 CAN_APPEND = True
-PARTS = NAMES
+PARTS = TEXTS
 
 
 def open(  # noqa: A001

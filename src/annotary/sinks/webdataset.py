@@ -2,7 +2,7 @@
 
     2024/dog.jpg    the bytes of the image, with the suffix that they ask for
     2024/dog.json   the record, as a line of `.jsonl` is
-    2024/dog.txt    the tags and labels on one line
+    2024/dog.txt    the caption, tags and labels on one line
 
 The path before the suffix is the sample's key: the image's path below the folder that was asked for, without dots,
 which readers take for the end of a key. Times and owners are all nothing, so equal runs give equal files.
@@ -83,7 +83,7 @@ class WebDatasetSink:
 
 
 class TarSamples:
-    """Samples of three members each: the image, its record, its tags.
+    """Samples of three members each: the image, its record, its text.
 
     Args:
         keys: Takes the key of every sample that is found.

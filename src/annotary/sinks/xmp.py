@@ -1,4 +1,4 @@
-"""XMP: tags and labels as keywords in `photo.xmp`, or in the image itself, beside all that other programs wrote."""
+"""XMP: keywords and a description in `photo.xmp`, or in the image itself, beside all that other programs wrote."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from annotary.errors import UsageError
 from annotary.records import Annotation
 from annotary.sinks._contract import Sink, SinkOptions, TagsOfImage
 from annotary.sinks._keywords import SUBJECT, is_done, with_keywords
-from annotary.sinks._parts import NAMES
+from annotary.sinks._parts import TEXTS
 from annotary.sinks._reading import read_files, unscored
 from annotary.sinks._sidecars import Sidecars, read_existing
 from annotary.sinks._xmp import EMPTY_SIDECAR, Packet
@@ -17,7 +17,7 @@ from annotary.sinks._xmp import EMPTY_SIDECAR, Packet
 SUFFIXES = ()
 OPTIONS = ("full_names", "embed")
 CAN_APPEND = True
-PARTS = NAMES
+PARTS = TEXTS
 
 
 class XmpContent:
@@ -25,7 +25,7 @@ class XmpContent:
 
     Args:
         options: What happens to tags that annotary wrote before, and how files are named.
-        parts: What is written: tags, labels, or both.
+        parts: What is written: tags, labels, captions.
     """
 
     suffix = ".xmp"
@@ -42,11 +42,11 @@ class XmpContent:
         return content is not None and is_done(content, self._parts)
 
     def new(self, annotation: Annotation) -> bytes:
-        """A packet with the keywords alone."""
+        """A packet with these alone."""
         return with_keywords(EMPTY_SIDECAR, annotation, self._parts, replaces=self._replaces)
 
     def merged(self, before: bytes, annotation: Annotation) -> bytes:
-        """The packet with the keywords in it."""
+        """The packet with these in it."""
         if not before.strip():
             return self.new(annotation)
         try:
