@@ -84,7 +84,7 @@ class Owl:
         shape = (3, *card.preprocess.size)
         self._images: TorchSession = TorchSession(parts.images, (_OUTPUT,), in_torch, shape)
         # Texts are few, and every box of a run depends on them.
-        exact = replace(in_torch, precision="fp32", device=self._images.choice.device)
+        exact = replace(in_torch, precision="fp32")
         self._texts: TorchSession = TorchSession(parts.texts, (_EMBEDDING,), exact)
         self._heads = parts.heads.to(self._images.choice.device)
         self._tokens = tokens

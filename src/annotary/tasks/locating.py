@@ -64,12 +64,12 @@ def detector(model: Model) -> Detector:
     return cast(Detector, model)
 
 
-def image_guided_detector(model: Model) -> ImageGuidedDetector:
-    """A model as a detector that takes examples.
+def image_guided_detector(model: Detector) -> ImageGuidedDetector:
+    """A detector as one that takes examples.
 
     Raises:
         UsageError: It has not that ability.
     """
-    if not hasattr(detector(model), "queries_like"):
+    if not hasattr(model, "queries_like"):
         raise UsageError(f"{model.card.id} takes no example image; say labels in words")
     return cast(ImageGuidedDetector, model)
