@@ -107,6 +107,8 @@ class Annotating:
         verbs: tuple[str, str],
         line: Callable[[Record], str | None],
         open_scores: Callable[[], ScoreWriter | None] = lambda: None,
+        *,
+        classes: Sequence[str] = (),
     ) -> int:
         """Annotate all images and write the records.
 
@@ -116,6 +118,7 @@ class Annotating:
             verbs: What is done and has been done ("tagging", "tagged").
             line: What is printed for a record, where nothing is written.
             open_scores: Opens what keeps the scores of all tags, once the output is open.
+            classes: What boxes may be labelled with, in their order.
 
         Returns:
             The exit code.
@@ -126,7 +129,7 @@ class Annotating:
         items = chain(list(islice(self._items, 1)), self._items)  # a shard may be empty
         with ExitStack() as open_files:
             parts = [*(task.part for task in tasks if task.part), *self._judged]
-            output = self.writing.open({**settings, **self.decoding}, line, parts)
+            output = self.writing.open({**settings, **self.decoding}, line, parts, classes)
             reader = open_files.enter_context(Reader(self._source_options))
             try:
                 scores = open_scores()

@@ -129,6 +129,7 @@ class Writing:
         settings: Mapping[str, Any],
         line: Callable[[Record], str | None] | None = None,
         parts: Iterable[str] = ("tags",),
+        classes: Sequence[str] = (),
     ) -> Output:
         """The output of a run.
 
@@ -136,6 +137,7 @@ class Writing:
             settings: What the records depend on.
             line: What is printed for a record where nothing is written; its tags when nothing is said.
             parts: The parts of a record that the run finds.
+            classes: What boxes may be labelled with, in their order.
 
         Raises:
             UsageError: The format cannot hold one of the parts.
@@ -155,6 +157,7 @@ class Writing:
             retry_failed=self._values["retry_failed"],
             inputs=self._inputs,
             parts=parts,
+            classes=classes,
         )
 
     def watch(self, work: Work, output: Output, verbs: tuple[str, str], count: Any = None) -> int:

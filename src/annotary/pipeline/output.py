@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias
@@ -74,6 +74,7 @@ class FileOutput:
         retry_failed: Whether images that failed before are tried again.
         inputs: What the run reads, and must not be written over; "-" is standard input.
         parts: The parts of a record that the run finds, from `Task.part`.
+        classes: What boxes may be labelled with, in their order, for formats that number them.
 
     Raises:
         UsageError: The format cannot hold one of the parts; nothing was touched.
@@ -92,6 +93,7 @@ class FileOutput:
         retry_failed: bool,
         inputs: Iterable[str | Path] = (),
         parts: Iterable[str] = ("tags",),
+        classes: Sequence[str] = (),
     ) -> None:
         parts = in_order(parts)
         check_parts(form, parts)
@@ -116,6 +118,8 @@ class FileOutput:
             self._sink: Sink = open_sink(form, output, sink_options, parts)
             if protect := getattr(self._sink, "protect", None):
                 protect(inputs)
+            if classes and (name_classes := getattr(self._sink, "name_classes", None)):
+                name_classes(tuple(classes))
             self.needs_bytes: bool = getattr(self._sink, "needs_bytes", described.needs_bytes)
         except BaseException:
             if self._state is not None:
