@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from annotary import __version__
 from annotary.errors import MissingExtra, OutputError
 from annotary.sinks._journaled import as_text
-from annotary.sinks._parts import ALL_PARTS
+from annotary.sinks._parts import ALL_PARTS, EDGES
 
 if TYPE_CHECKING:
     import pyarrow
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 
-PARTS = ("tags", "labels", "embedding", "decision")
-"""The parts that there are columns for."""
+PARTS = ALL_PARTS
+"""The parts that there are columns for: all."""
 
 SCHEMA_VERSION = "1"
 """Of the columns; it is in the file's metadata as `annotary.schema`. A column that is there for a part alone that older
@@ -28,7 +29,10 @@ versions did not know changes nothing for tables without it."""
 GROUP_ROWS = 10_000
 GROUP_ENTRIES = 500_000
 """A row group ends before it would hold more rows or more entries: it is what a reader, or the next run, has in memory.
-An entry is a tag or a label, or eight numbers of an embedding."""
+An entry is a tag, a label, a caption, an answer, a match or a box, or eight numbers of an embedding."""
+
+LISTS = ("tags", "labels", "captions", "answers", "matches", "boxes")
+"""The parts of which a record has several."""
 
 _NUMBERS_AN_ENTRY = 8
 
@@ -102,10 +106,16 @@ def schema_of(parts: Sequence[str]) -> pyarrow.Schema:
     """The columns. `sources` is a list and no map, which Hugging Face's datasets cannot read."""
     pa = import_pyarrow()
     name, score = ("name", pa.string()), ("score", pa.float32())
+    text, match, cosine = ("text", pa.string()), ("match", pa.float32()), ("cosine", pa.float32())
+    edges = [(edge, pa.float32()) for edge in EDGES]
     reason = pa.struct([name, score, ("threshold", pa.float32()), ("action", pa.string())])
     kinds = {
         "tags": pa.list_(pa.struct([name, score, ("category", pa.string())])),
         "labels": pa.list_(pa.struct([name, score])),
+        "captions": pa.list_(pa.struct([text, score, match])),
+        "answers": pa.list_(pa.struct([("question", pa.string()), text, score])),
+        "matches": pa.list_(pa.struct([text, score, cosine])),
+        "boxes": pa.list_(pa.struct([("label", pa.string()), score, *edges])),
         "embedding": pa.list_(pa.float32()),
         "decision": pa.struct([("action", pa.string()), ("reasons", pa.list_(reason))]),
     }
@@ -205,7 +215,7 @@ def _entries(table: pyarrow.Table) -> list[int]:
     import pyarrow.compute as pc
 
     counts = [0] * table.num_rows
-    for part, size in (("tags", 1), ("labels", 1), ("embedding", _NUMBERS_AN_ENTRY)):
+    for part, size in (*((part, 1) for part in LISTS), ("embedding", _NUMBERS_AN_ENTRY)):
         if part in table.column_names:
             lengths = pc.list_value_length(table[part]).to_pylist()
             counts = [
@@ -230,8 +240,8 @@ def _column(name: str, records: list[Json], kind: Any) -> pyarrow.Array:
         return pa.array([as_text(record["image"]) for record in records], kind)
     if name in ("width", "height"):
         return pa.array([record[name] for record in records], kind)
-    if name in ("tags", "labels"):
-        return _named(kind, [record.get(name, ()) for record in records])
+    if name in LISTS:
+        return _entered(kind, [record.get(name, ()) for record in records])
     if name == "embedding":
         return pa.array([record.get("embedding") for record in records], kind)
     if name == "decision":
@@ -245,17 +255,27 @@ def _column(name: str, records: list[Json], kind: Any) -> pyarrow.Array:
     )
 
 
-def _named(kind: pyarrow.ListType, rows: list[list[Json]]) -> pyarrow.ListArray:
-    """A column of lists of tags, labels or reasons."""
-    values = {
+def _entered(kind: pyarrow.ListType, rows: list[list[Json]]) -> pyarrow.ListArray:
+    """A column of lists of tags, boxes, reasons and the like."""
+    values: dict[str, Callable[[Any], Any]] = {
         "name": lambda entry: as_text(entry["name"]),
-        "score": lambda entry: entry["score"],
+        "label": lambda entry: as_text(entry["label"]),
+        "text": lambda entry: as_text(entry["text"]),
+        "question": lambda entry: as_text(entry["question"]),
+        "score": lambda entry: entry["score"] if "text" not in entry else entry.get("score"),
+        "match": lambda entry: entry.get("match"),
+        "cosine": lambda entry: entry.get("cosine"),
         "category": lambda entry: as_text(entry.get("category", "")) or None,
         "threshold": lambda entry: entry["threshold"],
         "action": lambda entry: entry["action"],
+        **{edge: itemgetter(place) for place, edge in enumerate(EDGES)},
     }
     flat = [entry for row in rows for entry in row]
-    fields = (list(map(values[field.name], flat)) for field in kind.value_type)
+    sides = [entry["xyxy"] for entry in flat if "xyxy" in entry]
+    fields = (
+        list(map(values[field.name], sides if field.name in EDGES else flat))
+        for field in kind.value_type
+    )
     return _lists(kind, list(map(len, rows)), *fields)
 
 
@@ -264,7 +284,7 @@ def _decisions(kind: pyarrow.StructType, decisions: list[Json | None]) -> pyarro
     pa = import_pyarrow()
     actions = pa.array([found and found["action"] for found in decisions], pa.string())
     rows = [found["reasons"] if found else [] for found in decisions]
-    reasons = _named(kind.field("reasons").type, rows)
+    reasons = _entered(kind.field("reasons").type, rows)
     is_absent = pa.array([found is None for found in decisions], pa.bool_())
     return pa.StructArray.from_arrays([actions, reasons], fields=list(kind), mask=is_absent)
 

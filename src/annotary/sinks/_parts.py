@@ -18,6 +18,9 @@ NAMES = ("tags", "labels")
 TEXTS = (*NAMES, "captions")
 """The parts that lines of text are made of."""
 
+EDGES = ("left", "top", "right", "bottom")
+"""What the edges of a box are called in tables, in the order of `Box.xyxy`."""
+
 _WORDS = {"embedding": "embeddings", "decision": "decisions"}
 """What a part is called of which a record has one; the others are called as they are."""
 
@@ -39,6 +42,23 @@ def called(parts: Iterable[str]) -> str:
     """Parts as people read them ("labels and embeddings")."""
     *others, last = (_WORDS.get(part, part) for part in parts)
     return f"{', '.join(others)} and {last}" if others else last
+
+
+def counted(annotation: Annotation) -> tuple[tuple[str, float], ...]:
+    """What an image is counted under, with scores: its tags, without any its labels, else the labels of its boxes."""
+    if annotation.tags or "tags" in annotation.sources:
+        return tuple((tag.name, tag.score) for tag in annotation.tags)
+    if annotation.labels or "labels" in annotation.sources:
+        return tuple((label.name, label.score) for label in annotation.labels)
+    return best_of((box.label, box.score) for box in annotation.boxes)
+
+
+def best_of(found: Iterable[tuple[str, float]]) -> tuple[tuple[str, float], ...]:
+    """Each label once, with the best score of its boxes."""
+    best: dict[str, float] = {}
+    for label, score in found:
+        best[label] = max(score, best.get(label, score))
+    return tuple(best.items())
 
 
 def names_in(annotation: Annotation) -> tuple[Tag, ...]:

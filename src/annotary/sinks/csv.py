@@ -1,38 +1,58 @@
 """CSV: one row an image, in the order of the input: `image,width,height`, and columns for what a run finds.
 
 Names and their scores are lists in one cell each, in descending order of score, joined by the separator (", " unless
-told otherwise). A file name that is not valid UTF-8 is written with escapes, as in JSON.
+told otherwise); of several captions each has a line of its cell. What has more to it than a name is a list in JSON. A
+run that finds boxes, answers or matches alone writes a row for each of them instead, with the image beside it; how many
+rows belong to the image stands in each, so that a part of them is never taken for all. A file name that is not valid
+UTF-8 is written with escapes, as in JSON.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import BinaryIO
 
 from annotary.errors import OutputError
-from annotary.records import Annotation, Label, Reason, Tag
+from annotary.records import Annotation, Caption, Label, Reason, Tag
 from annotary.sinks._appending import AppendingFile
 from annotary.sinks._contract import SinkOptions, TagsOfImage
+from annotary.sinks._parts import EDGES, best_of
 
 SUFFIXES = (".csv",)
 OPTIONS = ("separator",)
-PARTS = ("tags", "labels", "decision")
+PARTS = ("tags", "labels", "captions", "answers", "matches", "boxes", "decision")
+
+_IMAGE = ("image", "width", "height")
+
+ROW_EACH = {
+    "answers": (*_IMAGE, "answers", "question", "answer", "score"),
+    "matches": (*_IMAGE, "matches", "text", "score", "cosine"),
+    "boxes": (*_IMAGE, "boxes", "label", "score", *EDGES),
+}
+"""The columns of parts that have a row each when nothing else is found. The fourth says how many there are."""
+
+_CELLS = {
+    "tags": ("tags", "scores"),
+    "captions": ("caption", "caption_score", "caption_match"),
+    "answers": ("answers",),
+    "matches": ("matches",),
+    "boxes": ("boxes",),
+    "decision": ("decision", "reasons"),
+}
 
 
 def columns_of(parts: Sequence[str]) -> tuple[str, ...]:
     """The columns of a table of these parts."""
-    columns = ["image", "width", "height"]
-    if "tags" in parts:
-        columns += ["tags", "scores"]
-    if "labels" in parts:
-        columns += ["labels", "label_scores" if "tags" in parts else "scores"]
-    if "decision" in parts:
-        columns += ["decision", "reasons"]
-    return tuple(columns)
+    if len(parts) == 1 and parts[0] in ROW_EACH:
+        return ROW_EACH[parts[0]]
+    scores = "label_scores" if "tags" in parts else "scores"
+    cells = {**_CELLS, "labels": ("labels", scores)}
+    return (*_IMAGE, *(column for part in PARTS if part in parts for column in cells[part]))
 
 
 HEADINGS = tuple(
@@ -62,29 +82,48 @@ class CsvRows:
         return image.encode("utf-8", "backslashreplace").decode()
 
     def encode(self, annotation: Annotation) -> bytes:
-        """One row."""
-        decision = annotation.decision
-        label_scores = self._scores(annotation.labels)
-        has_tags = "tags" in self._columns
-        cells: dict[str, object] = {
+        """One row; for parts that have a row each, all rows of the image."""
+        image = {
             "image": self.name(annotation.image),
             "width": annotation.width,
             "height": annotation.height,
+        }
+        part = _part_of(self._columns)
+        found = [self._cells(annotation)] if part is None else _rows_each(annotation, part)
+        return b"".join(self._row({**image, **cells}) for cells in found)
+
+    def recover(self, file: BinaryIO) -> Iterator[tuple[str, int]]:
+        """Name and end of every whole record."""
+        rows = _rows(file, len(self._columns))
+        if _part_of(self._columns) is None:
+            return ((row[0], end) for row, end in rows)
+        return ((found[0][0], end) for found, end in _together(rows))
+
+    def _cells(self, annotation: Annotation) -> dict[str, object]:
+        decision = annotation.decision
+        label_scores = self._scores(annotation.labels)
+        has_tags = "tags" in self._columns
+        captions = [caption for caption in annotation.captions if caption.text.split()]
+        return {
             "tags": self._separator.join(tag.name for tag in annotation.tags),
             "scores": self._scores(annotation.tags) if has_tags else label_scores,
             "labels": self._separator.join(label.name for label in annotation.labels),
             "label_scores": label_scores,
+            "caption": "\n".join(" ".join(caption.text.split()) for caption in captions),
+            **_judged(captions),
+            "answers": _json(answer.to_json() for answer in annotation.answers),
+            "matches": _json(match.to_json() for match in annotation.matches),
+            "boxes": _json(box.to_json() for box in annotation.boxes),
             "decision": decision.action if decision else "",
             "reasons": self._separator.join(map(_told, decision.reasons if decision else ())),
         }
-        row = [cells[column] for column in self._columns]
+
+    def _row(self, cells: Mapping[str, object]) -> bytes:
+        row = [cells.get(column, "") for column in self._columns]
         text = io.StringIO()
         csv.writer(text, lineterminator="\r\n").writerow(row)  # so that it quotes both characters
-        return text.getvalue().removesuffix("\r\n").encode() + b"\n"
-
-    def recover(self, file: BinaryIO) -> Iterator[tuple[str, int]]:
-        """Name and end of every whole row."""
-        return ((row[0], end) for row, end in _rows(file, len(self._columns)))
+        line = text.getvalue().removesuffix("\r\n")
+        return line.encode("utf-8", "backslashreplace") + b"\n"
 
     def _scores(self, found: Sequence[Tag | Label]) -> str:
         return self._separator.join(f"{entry.score:g}" for entry in found)
@@ -101,17 +140,30 @@ def open(  # noqa: A001
 
 
 def read(output: Path, options: SinkOptions) -> Iterator[TagsOfImage]:
-    """The tags of every row; the labels where there is no column of tags."""
+    """The tags of every row; the labels where there is no column of tags, else those of boxes."""
     try:
         with output.open("rb") as file:
             columns = _columns_in(file.readline())
-            if not {"tags", "labels"}.intersection(columns):
+            if not {"tags", "labels", "boxes"}.intersection(columns):
                 raise OutputError(f"{output} has no tags among its columns")
-            for row, _ in _rows(file, len(columns)):
-                yield TagsOfImage(row[0], _named(row[3:5], row[0], options.separator))
+            rows = _rows(file, len(columns))
+            if columns == ROW_EACH["boxes"]:
+                for found, _ in _together(rows):
+                    boxes = ((row[4], float(row[5])) for row in found if row[5])
+                    yield TagsOfImage(found[0][0], best_of(boxes))
+            elif {"tags", "labels"}.intersection(columns):
+                for row, _ in rows:
+                    yield TagsOfImage(row[0], _named(row[3:5], row[0], options.separator))
+            else:
+                place = columns.index("boxes")
+                for row, _ in rows:
+                    entries = json.loads(row[place] or "[]")
+                    yield TagsOfImage(
+                        row[0], best_of((box["label"], box["score"]) for box in entries)
+                    )
     except OSError as error:
         raise OutputError(f"cannot read {output}: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise OutputError(f"{output} cannot be read: {error}") from error
 
 
@@ -140,6 +192,73 @@ def _check_columns(path: Path, columns: Sequence[str]) -> None:
             f"{path} has the columns {', '.join(there)}, and this run writes {', '.join(columns)};"
             " choose another --output"
         )
+
+
+def _part_of(columns: tuple[str, ...]) -> str | None:
+    """The part that has a row each in a table of these columns."""
+    return next((part for part, own in ROW_EACH.items() if own == columns), None)
+
+
+def _rows_each(annotation: Annotation, part: str) -> list[dict[str, object]]:
+    """The rows of an image by column, without the image; one that is empty where there is nothing."""
+    entries: list[dict[str, object]]
+    if part == "boxes":
+        entries = [
+            {
+                "label": box.label,
+                "score": f"{box.score:g}",
+                **{edge: f"{at:.10g}" for edge, at in zip(EDGES, box.xyxy, strict=True)},
+            }
+            for box in annotation.boxes
+        ]
+    elif part == "answers":
+        entries = [
+            {"question": answer.question, "answer": answer.text, "score": _number(answer.score)}
+            for answer in annotation.answers
+        ]
+    else:
+        entries = [
+            {"text": match.text, "score": f"{match.score:g}", "cosine": _number(match.cosine)}
+            for match in annotation.matches
+        ]
+    return [{**entry, part: len(entries)} for entry in entries or [{}]]
+
+
+def _together(
+    rows: Iterator[tuple[list[str], int]],
+) -> Iterator[tuple[list[list[str]], int]]:
+    """The rows of each image that has all of them, and where they end.
+
+    Raises:
+        ValueError: Rows of an image are missing, and others follow.
+    """
+    found: list[list[str]] = []
+    for row, end in rows:
+        if found and (row[0], row[3]) != (found[0][0], found[0][3]):
+            raise ValueError(f"rows of {found[0][0]!r} are missing before byte {end}")
+        found.append(row)
+        if not row[3].isdecimal():
+            raise ValueError(f"a row does not say how many belong to its image, before byte {end}")
+        if len(found) == max(1, int(row[3])):
+            yield found, end
+            found = []
+
+
+def _judged(captions: Sequence[Caption]) -> dict[str, object]:
+    """How captions were judged, in the order of their lines; nothing where none was."""
+    judged = {
+        "caption_score": [_number(caption.score) for caption in captions],
+        "caption_match": [_number(caption.match) for caption in captions],
+    }
+    return {name: "\n".join(found) if any(found) else "" for name, found in judged.items()}
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:g}"
+
+
+def _json(entries: Iterator[dict[str, object]]) -> str:
+    return json.dumps(list(entries), ensure_ascii=False)
 
 
 def _told(reason: Reason) -> str:

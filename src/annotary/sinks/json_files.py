@@ -10,7 +10,7 @@ from typing import Any
 from annotary.records import Annotation
 from annotary.sinks import _text
 from annotary.sinks._contract import SinkOptions, TagsOfImage
-from annotary.sinks._parts import ALL_PARTS, NAMES
+from annotary.sinks._parts import ALL_PARTS, NAMES, best_of
 from annotary.sinks._reading import read_files
 from annotary.sinks._sidecars import Sidecars
 
@@ -78,10 +78,12 @@ def open(  # noqa: A001
 
 
 def read(output: Path, options: SinkOptions) -> Iterator[TagsOfImage]:  # noqa: ARG001
-    """The tags of every file in a folder; the labels of one without tags."""
+    """The tags of every file in a folder; the labels of one without tags, or of its boxes."""
 
     def tags_of(content: bytes) -> list[tuple[str, float | None]]:
         record = _decoded(content)
+        if "boxes" in record and not record.keys() & {"tags", "labels"}:
+            return list(best_of((box["label"], box["score"]) for box in record["boxes"]))
         entries = record["tags"] if "tags" in record else record.get("labels", [])
         return [
             (entry["name"], entry.get("score")) if isinstance(entry, dict) else (str(entry), None)

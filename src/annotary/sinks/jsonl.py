@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from annotary.records import Annotation, Label, Tag, from_line, to_line
+from annotary.records import Annotation, from_line, to_line
 from annotary.sinks._appending import AppendingFile
 from annotary.sinks._contract import SinkOptions, TagsOfImage
-from annotary.sinks._parts import ALL_PARTS
+from annotary.sinks._parts import ALL_PARTS, counted
 from annotary.sinks._reading import read_lines
 
 SUFFIXES = (".jsonl", ".ndjson")
@@ -61,17 +61,14 @@ def read(output: Path, options: SinkOptions) -> Iterator[TagsOfImage]:  # noqa: 
 
 
 def tags_of(record: bytes) -> TagsOfImage:
-    """The tags of a record in JSON; the labels of one without tags.
+    """The tags of a record in JSON; the labels of one without tags, or of its boxes.
 
     Raises:
         ValueError: It is no record.
     """
     annotation = from_line(record)
-    tags: tuple[Tag | Label, ...] = ()
-    if isinstance(annotation, Annotation):
-        has_tags = annotation.tags or "tags" in annotation.sources
-        tags = annotation.tags if has_tags else annotation.labels
-    return TagsOfImage(annotation.image, tuple((tag.name, tag.score) for tag in tags))
+    found = counted(annotation) if isinstance(annotation, Annotation) else ()
+    return TagsOfImage(annotation.image, found)
 
 
 def _name_of_line(line: bytes, where: str) -> str:

@@ -15,6 +15,7 @@ from annotary.sinks._contract import SinkOptions, TagsOfImage
 from annotary.sinks._journaled import UNFINISHED, JournaledTable, as_text, journal_of
 from annotary.sinks._names import NameSet
 from annotary.sinks._parquet import ParquetTable
+from annotary.sinks._parts import best_of
 from annotary.sinks._reading import read_lines
 from annotary.sinks.jsonl import tags_of
 
@@ -34,7 +35,7 @@ def open(  # noqa: A001
 def read(output: Path, options: SinkOptions) -> Iterator[TagsOfImage]:  # noqa: ARG001
     """The tags of every row, and of the records that a run which was stopped has left in the journal.
 
-    Of a table without tags it is the labels.
+    Of a table without tags it is the labels, or those of boxes.
     """
     _parquet.import_pyarrow()
     journal = journal_of(output)
@@ -42,12 +43,14 @@ def read(output: Path, options: SinkOptions) -> Iterator[TagsOfImage]:  # noqa: 
     if _is_finished(output):
         with _parquet.told(output):
             known = _parquet.schema_in(output).names
-            part = next((name for name in ("tags", "labels") if name in known), "")
+            part = next((name for name in ("tags", "labels", "boxes") if name in known), "")
             if not part:
                 raise OutputError(f"{output} has no tags among its columns")
             for table in _parquet.row_groups(output, ["image", part]):
                 for row in table.to_pylist():
-                    found = tuple((entry["name"], entry["score"]) for entry in row[part])
+                    name = "label" if part == "boxes" else "name"
+                    entries = ((entry[name], entry["score"]) for entry in row[part])
+                    found = best_of(entries) if part == "boxes" else tuple(entries)
                     held.add(row["image"])
                     yield TagsOfImage(row["image"], found)
     if journal.is_file():
