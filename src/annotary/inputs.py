@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
@@ -11,10 +12,10 @@ import numpy.typing as npt
 from PIL import Image
 
 from annotary.cards import Alpha
-from annotary.errors import AnnotaryError, UsageError
-from annotary.images import from_pillow
+from annotary.errors import AnnotaryError, ImageError, UsageError
+from annotary.images import DecodeOptions, decode, from_pillow
 from annotary.records import Failure, Item
-from annotary.sources import SourceOptions, open_sources
+from annotary.sources import Reader, SourceOptions, open_sources
 from annotary.sources.folder import IMAGE_SUFFIXES
 
 if TYPE_CHECKING:
@@ -70,6 +71,43 @@ def side_of(told: str) -> tuple[Literal["image", "text"], str]:
     if os.path.splitext(told)[1].lower() in IMAGE_SUFFIXES:  # noqa: PTH122
         raise UsageError(f"no such file: {told}; if it is a text, say 'text:{told}'")
     return "text", told
+
+
+def pixels_of(
+    image: ImageInput,
+    alpha: Alpha = "white",
+    source_options: SourceOptions | None = None,
+    decode_options: DecodeOptions | None = None,
+) -> npt.NDArray[np.uint8]:
+    """One image in full size, uint8[H, W, 3], RGB, upright.
+
+    Args:
+        image: The input.
+        alpha: What becomes of transparency where the options leave it open.
+        source_options: How URLs are read.
+        decode_options: How it is decoded.
+
+    Raises:
+        UsageError: It is no image, or several.
+        ImageError: It cannot be read.
+    """
+    sources, decoding = source_options or SourceOptions(), decode_options or DecodeOptions()
+    wanted = decoding.alpha_of(alpha)
+    found = list(islice(items_of(image, sources, wanted), 2))
+    name = f"{image}" if isinstance(image, str | os.PathLike) else "it"
+    if len(found) != 1:
+        told = "several" if found else "none"
+        raise UsageError(f"an example is one image, but {name} is {told}")
+    (item,) = found
+    if isinstance(item, Failure):
+        raise UsageError(f"{item.image}: {item.message}")
+    if item.pixels is not None:
+        return item.pixels
+    try:
+        with Reader(sources) as reader:
+            return decode(reader.read(item), options=decoding, alpha=wanted).pixels
+    except ImageError as error:
+        raise type(error)(f"{item.image}: {error}") from error
 
 
 class _Taking:

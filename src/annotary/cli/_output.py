@@ -68,6 +68,22 @@ def as_labels(record: Record) -> str | None:
     return one_line(f"{record.image}: {_decided(record)}{labels or '(no labels)'}")
 
 
+def as_boxes(record: Record) -> str | None:
+    """An image's best boxes as a line for people, `left,top,right,bottom` in pixels; failures go to standard error."""
+    if not isinstance(record, Annotation):
+        tell(f"{record.image}: {record.message}")
+        return None
+    from annotary.tasks.label_sets import shortened
+
+    boxes = [
+        f"{shortened(box.label)} {box.score:.2f} at {','.join(f'{edge:.0f}' for edge in box.xyxy)}"
+        for box in record.boxes[:MOST_PRINTED]
+    ]
+    if more := len(record.boxes) - len(boxes):
+        boxes.append(f"{more} more")
+    return one_line(f"{record.image}: {'; '.join(boxes) or '(nothing found)'}")
+
+
 def _decided(record: Annotation) -> str:
     """What a policy decides, and why, before what else is said of an image."""
     if record.decision is None:

@@ -6,6 +6,7 @@ float32 always: a box is a sigmoid of a sum, and half the digits of it are pixel
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -83,8 +84,8 @@ class Heads(nn.Module):
 
     def __init__(self, model: Any, body: Any) -> None:
         super().__init__()
-        # The last layers of the tower run here, and not in half precision.
-        self.last_norm = body.vision_model.post_layernorm
+        # A copy: the tower keeps its own, which goes to half precision with it.
+        self.last_norm = copy.deepcopy(body.vision_model.post_layernorm)
         self.place_norm = model.layer_norm
         self.class_head = model.class_head
         self.box_head = model.box_head

@@ -223,8 +223,8 @@ class Detection(AsksOneModel[Detector]):
             rows, labels = np.arange(len(places)), logits.argmax(axis=1)
         scores = 1.0 / (1.0 + np.exp(-logits[rows, labels].astype(np.float64)))
         spec = self._model.card.preprocess
-        boxes = preprocess.boxes_in_image(located.boxes[places[rows]], spec, width, height)
-        boxes = boxes.round(3)  # a thousandth of a pixel is more than any detector knows
+        edges = preprocess.boxes_in_image(located.boxes[places[rows]], spec, width, height)
+        boxes = _rounded(edges)
         is_kept = scores > self._thresholds[labels]
         has_area = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
         if empty := int((is_kept & ~has_area).sum()):
@@ -233,9 +233,7 @@ class Detection(AsksOneModel[Detector]):
         kept = is_kept & has_area
         return _Found(boxes[kept], scores[kept], labels[kept])
 
-    def _with_tiles(
-        self, whole: _Found, picture: Picture, spec: PreprocessSpec
-    ) -> _Found:
+    def _with_tiles(self, whole: _Found, picture: Picture, spec: PreprocessSpec) -> _Found:
         """The boxes of an image, and of its tiles, without pieces of things that are there as a whole."""
         assert self._options.tile is not None
         assert picture.pixels is not None
@@ -249,7 +247,7 @@ class Detection(AsksOneModel[Detector]):
                 some, self._located(preprocess.to_batch(fitted, spec)), strict=True
             ):
                 found = self._candidates(located, tile.right - tile.left, tile.bottom - tile.top)
-                boxes = found.boxes + np.array([tile.left, tile.top] * 2)
+                boxes = _rounded(found.boxes + np.array([tile.left, tile.top] * 2))
                 parts.append(found._replace(boxes=boxes))
                 cut.append(is_cut(boxes, tile, width, height))
         every = _Found(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
@@ -320,6 +318,11 @@ def _names(labels: LabelSet | None, examples: Sequence[Example]) -> tuple[str, .
     if both := [name for name in shown if name in words]:
         raise UsageError(f"{both[0]!r} is a label and the name of an example; give it another")
     return (*words, *shown)
+
+
+def _rounded(boxes: _Floats) -> _Floats:
+    """Boxes to a thousandth of a pixel, which is more than any detector knows."""
+    return np.asarray(boxes.round(3))
 
 
 def _cut_out(pixels: npt.NDArray[np.uint8], tile: Tile) -> npt.NDArray[np.uint8]:

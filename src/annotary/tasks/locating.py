@@ -59,7 +59,8 @@ def detector(model: Model) -> Detector:
     """
     if not hasattr(model, "locate"):
         raise UsageError(
-            f"{model.card.id} finds no boxes; choose a detector, such as owlv2-base-patch16-ensemble"
+            f"{model.card.id} finds no boxes; say --model owlv2-base-patch16-ensemble or another detector, which"
+            " annotary pull fetches"
         )
     return cast(Detector, model)
 
