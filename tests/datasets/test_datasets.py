@@ -506,7 +506,7 @@ def test_the_command_may_be_given_in_another_folder(colours_in, tmp_path, monkey
 def test_nothing_in_a_dataset_names_this_machine(colours_in, tmp_path):
     photos = colours_in(red=4)
     (photos / "red-001.png").write_bytes(b"")
-    for form in formats():
+    for form in formats("classify"):
         out = tmp_path / form
         make_dataset(photos, out, form)
         for path in out.rglob("*"):
@@ -522,7 +522,7 @@ def test_names_that_are_no_text_do_no_harm(colours_in, tmp_path):
     except OSError:
         pytest.skip("this file system takes names that are valid UTF-8 alone")
     (photos / "ein, 'Bild' \"hier\".png").write_bytes(data)
-    for form in formats():
+    for form in formats("classify"):
         found = make_dataset(photos, tmp_path / form, form)
         again = make_dataset(photos, tmp_path / form, form)
         assert found["images"] == again["images"] == 5
@@ -557,8 +557,12 @@ def test_places_that_cannot_be_are_refused(colours_in, tmp_path):
     assert [path.name for path in other.iterdir()] == ["thesis.txt"]
     with pytest.raises(OutputError, match="is a file"):
         make_dataset(photos, other / "thesis.txt")
-    with pytest.raises(UnknownName, match="unknown format 'yolo'; known: csv, folders"):
+    with pytest.raises(UnknownName, match="unknown format 'yalo'; known: csv, folders"):
+        make_dataset(photos, tmp_path / "out", "yalo")
+    with pytest.raises(UsageError, match="--format yolo holds boxes, and --task classify gives a"):
         make_dataset(photos, tmp_path / "out", "yolo")
+    with pytest.raises(UsageError, match="--backgrounds is for --task detect"):
+        make_dataset(photos, tmp_path / "out", backgrounds="leave-out")
     with pytest.raises(UsageError, match="--placing is for formats with images"):
         make_dataset(photos, tmp_path / "out", "csv", placing="symlink")
     assert not (tmp_path / "out").exists()
@@ -594,7 +598,7 @@ def test_a_readme_that_somebody_wrote_stays(colours_in, tmp_path):
     assert len((tmp_path / "out" / "train" / "metadata.jsonl").read_text().splitlines()) == 5
 
 
-@pytest.mark.parametrize("form", formats())
+@pytest.mark.parametrize("form", formats("classify"))
 def test_a_dataset_of_nothing_is_one(tmp_path, form):
     photos = tmp_path / "photos"
     photos.mkdir()

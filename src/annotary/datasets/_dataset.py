@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from annotary import __version__
-from annotary.datasets._contract import check_format, places_images
+from annotary.datasets._contract import TaskName, check_format, places_images
 from annotary.datasets._images import STORE, ImageStore
 from annotary.datasets._journal import JOURNAL_FILE, Entry, Journal
 from annotary.datasets._known import STATE_FILE, KnownLabels
@@ -20,7 +20,9 @@ from annotary.datasets._split import parse_shares
 from annotary.errors import OutputError, UsageError
 from annotary.pipeline.output import FailureList
 from annotary.pipeline.state import RunState
+from annotary.records import Box
 from annotary.sinks import write_atomically
+from annotary.tasks.composing import ComposedBox, chosen_boxes
 
 DESCRIPTION_FILE = "dataset.json"
 
@@ -35,6 +37,8 @@ class Description:
         prompts: Label to the sentences that it stands for.
         thresholds: Label to the score 0..1 that an image must reach to be sure; 0 for others.
         settings: What labels depend on, beside the options of the dataset.
+        task: What images are labelled with.
+        compose_threshold: From which score 0..1 on a classifier is believed what is in a box; where there is one.
     """
 
     classes: tuple[str, ...]
@@ -42,6 +46,8 @@ class Description:
     prompts: Mapping[str, Sequence[str]] = field(default_factory=dict)
     thresholds: Mapping[str, float] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
+    task: TaskName = "classify"
+    compose_threshold: float = 0.5
 
     def choose(self, entry: Entry) -> tuple[str, float, bool]:
         """The label of an image, its score, and whether it is sure: the best label that reaches its threshold."""
@@ -49,6 +55,21 @@ class Description:
             if score >= self.thresholds.get(label, 0.0):
                 return label, score, True
         return (*entry.labels[0], False) if entry.labels else ("", 0.0, False)
+
+    def boxes(self, entry: Entry) -> tuple[Box, ...]:
+        """The boxes of an image, the best first: those above the threshold of what the detector takes them for.
+
+        A classifier changes what they are, and not whether they are there: it never says that a crop shows nothing.
+        """
+        kept = [
+            i
+            for i, box in enumerate(entry.boxes)
+            if box.score > self.thresholds.get(box.label, 0.0)
+        ]
+        if not entry.classified:
+            return tuple(entry.boxes[i] for i in kept)
+        composed = [ComposedBox(entry.boxes[i], entry.classified[i]) for i in kept]
+        return chosen_boxes(composed, self.compose_threshold)
 
 
 class Dataset:
@@ -83,7 +104,8 @@ class Dataset:
         *,
         retry_failed: bool = False,
     ) -> None:
-        check_format(form)
+        check_format(form, description.task)
+        _check_options(options, description.task)
         self.places_images = places_images(form)
         if options.placing != "copy" and not self.places_images:
             raise UsageError(f"--placing is for formats with images, and {form} has tables alone")
@@ -100,9 +122,10 @@ class Dataset:
             "format": form,
             "split": self.shares,
             "seed": options.seed,
-            "unsure": options.unsure,
+            **_apart(options, description.task),
             "placing": options.placing,
             "thresholds": _said(description.thresholds),
+            **_composing(description),
         }
         try:
             self._state = RunState(output, settings, is_folder=True, overwrite=False)
@@ -153,14 +176,14 @@ class Dataset:
 
     def write_description(
         self,
-        cuts: Mapping[str, Sequence[float]],
+        split: Mapping[str, Any],
         placed: int,
         found: Mapping[str, Any],
     ) -> dict[str, Any]:
         """Write `dataset.json`.
 
         Args:
-            cuts: Of the split.
+            split: What is to be known of the split, beside seed and shares.
             placed: Lines of the journal that were placed and are left alone from now on.
             found: Counts.
 
@@ -170,18 +193,15 @@ class Dataset:
         of = self.description
         value = {
             "annotary": __version__,
-            "task": "classify",
+            "task": of.task,
             "format": self.form,
             "model": of.model,
             "classes": list(of.classes),
             "prompts": {label: list(prompts) for label, prompts in of.prompts.items()},
             "thresholds": _said(of.thresholds),
-            "unsure_images": self.options.unsure,
-            "split": {
-                "seed": self.options.seed,
-                "shares": self.shares,
-                "cuts": {label: list(told) for label, told in cuts.items()},
-            },
+            **_composing(of),
+            **_apart(self.options, of.task, "_images"),
+            "split": {"seed": self.options.seed, "shares": self.shares, **split},
             "placed": placed,
             **found,
         }
@@ -192,6 +212,28 @@ class Dataset:
 
 def _said(thresholds: Mapping[str, float]) -> dict[str, float]:
     return {label: value for label, value in thresholds.items() if value > 0.0}
+
+
+def _composing(description: Description) -> dict[str, float]:
+    """From where on a classifier is believed, where there is one."""
+    if not description.settings.get("compose"):
+        return {}
+    return {"compose_threshold": description.compose_threshold}
+
+
+def _apart(options: DatasetOptions, task: TaskName, ending: str = "") -> dict[str, str]:
+    """What becomes of images in which nothing was found, as the task calls them."""
+    if task == "classify":
+        return {f"unsure{ending}": options.unsure}
+    return {f"backgrounds{ending}": options.backgrounds}
+
+
+def _check_options(options: DatasetOptions, task: TaskName) -> None:
+    """Refuse what means nothing for a task."""
+    if task == "detect" and options.unsure != DatasetOptions().unsure:
+        raise UsageError("--unsure is for --task classify; images without a box: --backgrounds")
+    if task == "classify" and options.backgrounds != DatasetOptions().backgrounds:
+        raise UsageError("--backgrounds is for --task detect; images below the threshold: --unsure")
 
 
 def _check_place(output: Path, inputs: Iterable[str]) -> None:

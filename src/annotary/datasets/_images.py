@@ -6,9 +6,11 @@ import hashlib
 import os
 import shutil
 import sys
+import threading
 from pathlib import Path
 
 from annotary.datasets._journal import Entry
+from annotary.datasets._upright import orientation_of, upright
 from annotary.errors import OutputError, SidecarError, UnreachableImage
 from annotary.records import Item
 from annotary.sinks import write_atomically
@@ -56,11 +58,22 @@ class StoringReader(Reader):
     Args:
         options: How they are read.
         store: Where they are kept.
+        notes_orientation: Whether it is noted how pictures are turned.
     """
 
-    def __init__(self, options: SourceOptions, store: ImageStore) -> None:
+    def __init__(
+        self, options: SourceOptions, store: ImageStore, *, notes_orientation: bool = False
+    ) -> None:
         super().__init__(options)
         self._store = store
+        self._notes_orientation = notes_orientation
+        self._turned: dict[str, int] = {}
+        self._lock = threading.Lock()
+
+    def orientation(self, item: Item) -> int:
+        """How the picture of an image that was read is turned, 1..8 as in EXIF. It is forgotten then."""
+        with self._lock:
+            return self._turned.pop(item.image, 1)
 
     def read(self, item: Item) -> bytes:
         """The encoded bytes of an image.
@@ -72,6 +85,9 @@ class StoringReader(Reader):
         data = super().read(item)
         if item.path is None:
             self._store.put(data)
+        if self._notes_orientation and (orientation := orientation_of(data)) != 1:
+            with self._lock:
+                self._turned[item.image] = orientation
         return data
 
 
@@ -99,6 +115,7 @@ class Placer:
 
         Raises:
             UnreachableImage: The original is gone, or has changed since it was labelled.
+            UnreadableImage: It has to be turned, and cannot be decoded any more.
             SidecarError: Another file has the place.
             OutputError: The place cannot be written.
         """
@@ -111,7 +128,9 @@ class Placer:
             target.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutputError(f"cannot write {target.parent}: {error.strerror}") from error
-        if not entry.is_file:
+        if entry.orientation != 1:
+            write_atomically(target, upright(self._data(source, entry), name))
+        elif not entry.is_file:
             self._take_from_store(source, target, entry)
         elif self._placing == "copy":
             self._copy(source, target, entry)
@@ -126,23 +145,29 @@ class Placer:
     def _is_there(self, target: Path, source: Path, entry: Entry) -> bool:
         """Whether a file is what would be put there."""
         try:
-            if self._placing == "symlink" and entry.is_file:
+            if self._placing == "symlink" and entry.is_file and entry.orientation == 1:
                 return target.is_symlink() and target.samefile(source)
             if target.is_symlink() or not target.is_file():
                 return False
+            if entry.orientation != 1:
+                return target.read_bytes() == upright(self._data(source, entry), target.name)
             with target.open("rb") as file:
                 return hashlib.file_digest(file, "sha256").hexdigest() == entry.sha256
         except OSError:
             return False
 
     def _copy(self, source: Path, target: Path, entry: Entry) -> None:
+        write_atomically(target, self._data(source, entry))
+
+    def _data(self, source: Path, entry: Entry) -> bytes:
+        """The encoded bytes of an image, which are those that were labelled."""
         try:
             data = self._reader.read(Item.from_path(source))
         except UnreachableImage as error:
             raise UnreachableImage(_gone(str(error))) from error
         if hashlib.sha256(data).hexdigest() != entry.sha256:
             raise UnreachableImage("it has changed since it was labelled")
-        write_atomically(target, data)
+        return data
 
     def _take_from_store(self, source: Path, target: Path, entry: Entry) -> None:
         """Images of the store are linked, so that they need their space only once."""

@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from annotary.errors import OutputError
-from annotary.records import Annotation, Item
+from annotary.records import Annotation, Box, Item, Label
 from annotary.sinks._appending import AppendingRecords
 from annotary.sinks.jsonl import JsonLines
+from annotary.tasks.composing import ComposedBox
 
 JOURNAL_FILE = "labels.jsonl"
 
@@ -31,6 +32,9 @@ class Entry:
         height: Pixels of the upright image.
         sha256: Of its encoded bytes, in hexadecimal digits.
         labels: Labels and scores 0..1, the best first, whatever the threshold is.
+        boxes: What a detector says, the best first, whatever the threshold is.
+        classified: What a classifier says of each of `boxes`; none where it was not asked.
+        orientation: How the picture in the file is turned, 1..8 as in EXIF; noted where there are boxes.
     """
 
     original: str
@@ -40,7 +44,10 @@ class Entry:
     width: int
     height: int
     sha256: str
-    labels: tuple[tuple[str, float], ...]
+    labels: tuple[tuple[str, float], ...] = ()
+    boxes: tuple[Box, ...] = ()
+    classified: tuple[Label, ...] = ()
+    orientation: int = 1
 
 
 class Journal:
@@ -62,14 +69,31 @@ class Journal:
         return original in self._rows
 
     def add(
-        self, original: str, item: Item, annotation: Annotation, sha256: str, suffix: str
+        self,
+        original: str,
+        item: Item,
+        annotation: Annotation,
+        sha256: str,
+        suffix: str,
+        *,
+        composed: Sequence[ComposedBox] | None = None,
+        orientation: int = 1,
     ) -> None:
         """Add an image; the arguments are what an `Entry` tells of it.
+
+        Args:
+            original: As there.
+            item: The image.
+            annotation: What was said of it.
+            sha256: As there.
+            suffix: As there.
+            composed: What two models say of its boxes; None where one was asked.
+            orientation: As there.
 
         Raises:
             OutputError: It cannot be written; the file ends with the image before.
         """
-        value = {
+        value: dict[str, Any] = {
             "image": original,
             "name": item.relative or item.image,
             "suffix": suffix,
@@ -77,9 +101,14 @@ class Journal:
             "width": annotation.width,
             "height": annotation.height,
             "sha256": sha256,
-            "labels": [label.to_json() for label in annotation.labels],
-            "sources": dict(annotation.sources),
         }
+        if "boxes" in annotation.sources:
+            boxes = annotation.boxes if composed is None else composed
+            value["boxes"] = [box.to_json() for box in boxes]
+            value["orientation"] = orientation
+        else:
+            value["labels"] = [label.to_json() for label in annotation.labels]
+        value["sources"] = dict(annotation.sources)
         self._append(original, value)
 
     def take(self, original: str, item: Item, value: Mapping[str, Any], suffix: str) -> None:
@@ -139,6 +168,7 @@ def original_of(item: Item, folder: str) -> str:
 
 def _entry(line: bytes) -> Entry:
     value = json.loads(line)
+    boxes = value.get("boxes")
     return Entry(
         original=value["image"],
         name=value["name"],
@@ -147,5 +177,16 @@ def _entry(line: bytes) -> Entry:
         width=value["width"],
         height=value["height"],
         sha256=value["sha256"],
-        labels=tuple((label["name"], float(label["score"])) for label in value["labels"]),
+        labels=tuple(_label(label) for label in (value["labels"] if boxes is None else ())),
+        boxes=tuple(
+            Box(box["label"], float(box["score"]), tuple(box["xyxy"])) for box in boxes or ()
+        ),
+        classified=tuple(
+            Label(*_label(box["classified"])) for box in boxes or () if "classified" in box
+        ),
+        orientation=value.get("orientation", 1),
     )
+
+
+def _label(value: Mapping[str, Any]) -> tuple[str, float]:
+    return value["name"], float(value["score"])

@@ -17,14 +17,20 @@ from annotary.errors import OutputError, UsageError
 
 STATE_FILE = "annotary.run.json"
 
+FLOOR = "floor"
+"""The setting that says down to which score boxes are written down."""
+
 _CALLED = {
     "bias": "another calibration (--calibration)",
+    "compose": "another --compose, or classifier of it",
+    "floor": "higher thresholds, so that boxes below them are not in it",
     "labels": "other labels or prompts",
     "labels_of_image": "other labels of single images (--labels-from)",
     "multi_label": "the other choice of --multi-label",
     "precision": "another precision (--precision)",
     "reduce": "another --reduce",
     "temperature": "another calibration (--calibration)",
+    "task": "another --task",
     "top": "another --top",
     "weights": "other weights or precision",
 }
@@ -97,17 +103,21 @@ def _check(folder: Path, settings: Mapping[str, Any]) -> None:
     if not is_dataset:
         raise UsageError(f"--labels-of {folder}: this is no dataset of annotary label")
     wanted = json.loads(json.dumps(dict(settings)))
-    other = sorted(
-        name
-        for name in wanted
-        if name != "thresholds" and (found.get(name) or None) != (wanted[name] or None)
-    )
+    names = {"compose", "task", *wanted} - {"thresholds"}
+    other = sorted(name for name in names if not _agrees(name, found.get(name), wanted.get(name)))
     if other:
         told = dict.fromkeys(_CALLED.get(name, f"another {name}") for name in other)
         raise UsageError(
             f"--labels-of {folder}: what it holds was made with {', and '.join(told)};"
             " label without it, or as there"
         )
+
+
+def _agrees(name: str, found: Any, wanted: Any) -> bool:
+    """Whether labels of one setting serve for another."""
+    if name == FLOOR and found is not None and wanted is not None:
+        return bool(found <= wanted)  # there is more than is wanted, and thresholds sort it out
+    return (found or None) == (wanted or None)
 
 
 def _value(line: bytes) -> dict[str, Any] | None:

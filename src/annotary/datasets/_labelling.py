@@ -27,7 +27,7 @@ class Labelling:
     Args:
         dataset: Where what is said of them is kept.
         items: The images, from `annotary.sources`.
-        task: Gives labels, whatever the threshold is.
+        task: Gives labels or boxes, whatever the threshold is.
         source_options: How images are read.
         decode_options: How bytes are decoded.
         options: How the work is spread.
@@ -48,8 +48,10 @@ class Labelling:
         self.outcome = Outcome()
         self._dataset = dataset
         store = dataset.store
-        keeps = dataset.places_images
-        self._reader = StoringReader(source_options, store) if keeps else Reader(source_options)
+        self._reader: Reader = Reader(source_options)
+        if dataset.places_images:
+            finds_boxes = dataset.description.task == "detect"
+            self._reader = StoringReader(source_options, store, notes_orientation=finds_boxes)
         self._results = annotate(
             self._new(items), [task], self._reader, decode_options, options, keeps_digest=True
         )
@@ -79,9 +81,15 @@ class Labelling:
                     assert original is not None
                     sha256 = beside["sha256"]
                     suffix = self._lacking_suffix(item, sha256)
-                    dataset.journal.add(original, item, record, sha256, suffix)
+                    dataset.journal.add(
+                        *(original, item, record, sha256, suffix),
+                        composed=beside.get("composed"),
+                        orientation=self._orientation(item),
+                    )
                     self.outcome.done += 1
                 else:
+                    if item is not None:
+                        self._orientation(item)
                     dataset.failures.add(replace(record, image=original or record.image))
                     self.outcome.failed += 1
                 yield record
@@ -114,6 +122,11 @@ class Labelling:
         suffix = self._lacking_suffix(item, value["sha256"])
         self._dataset.journal.take(original, item, value, suffix)
         return True
+
+    def _orientation(self, item: Item) -> int:
+        """How a picture is turned, where that matters."""
+        reader = self._reader
+        return reader.orientation(item) if isinstance(reader, StoringReader) else 1
 
     def _lacking_suffix(self, item: Item, sha256: str) -> str:
         """What the name of an image lacks to be known as one."""

@@ -10,6 +10,7 @@ from annotary.datasets._split import DEFAULT_SPLIT, parse_shares
 from annotary.sinks._contract import Placing
 
 Unsure = Literal["keep", "leave-out"]
+Backgrounds = Literal["keep", "leave-out"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +27,13 @@ class DatasetOptions:
     """What becomes of images whose best label does not reach the threshold: kept in a folder or table of their own,
     or left out. They are counted and listed either way."""
 
+    backgrounds: Backgrounds = "keep"
+    """What becomes of images in which no box reaches its threshold: kept, as examples of nothing, or left out. They are
+    counted and listed either way."""
+
     placing: Placing = "copy"
     """How images come into the dataset: as copies, or as links to the originals. Images that are no files of their
-    own are always written."""
+    own, and those of a dataset of boxes that have to be turned upright, are always written."""
 
     labels_of: Path | None = field(default=None, metadata={"metavar": "DATASET"})
     """Another dataset of the same labels, prompts and model: what it says of files is taken over, and the network runs
@@ -38,10 +43,8 @@ class DatasetOptions:
         parse_shares(self.split)
         if self.seed < 0:
             raise ValueError(f"seed must be at least 0, but got {self.seed}")
-        if self.unsure not in get_args(Unsure):
-            raise ValueError(
-                f"unsure must be one of {', '.join(get_args(Unsure))}, but got {self.unsure!r}"
-            )
-        if self.placing not in get_args(Placing):
-            known = ", ".join(get_args(Placing))
-            raise ValueError(f"placing must be one of {known}, but got {self.placing!r}")
+        of_what = {"unsure": Unsure, "backgrounds": Backgrounds, "placing": Placing}
+        for name, kind in of_what.items():
+            value, known = getattr(self, name), get_args(kind)
+            if value not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, but got {value!r}")

@@ -1,18 +1,24 @@
-"""What images are labelled with: zero-shot classification that keeps what is below the thresholds, too."""
+"""What images are labelled with: zero-shot tasks that keep what is below the thresholds, too."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 from annotary.datasets._dataset import Description
+from annotary.datasets._known import FLOOR
 from annotary.errors import UsageError
+from annotary.tasks import Task
 from annotary.tasks.calibration import Calibration
 from annotary.tasks.encoding import DualEncoder
 from annotary.tasks.label_sets import LabelSet
 from annotary.tasks.text_cache import TextCache
 from annotary.tasks.zero_shot import ZeroShot, ZeroShotOptions
+
+LOWEST_KEPT = 0.05
+"""Boxes with this score are written down, however high the thresholds are; so others can be tried without the network.
+Below a threshold that is lower still, none is."""
 
 MOST_KEPT = 5
 """Labels of an image that are written down where `top` does not say how many."""
@@ -28,6 +34,62 @@ class LabelTask(NamedTuple):
 
     task: ZeroShot
     description: Description
+
+
+class BoxTask(NamedTuple):
+    """How boxes are found.
+
+    Attributes:
+        task: Gives all boxes of an image from some score on.
+        description: What the dataset is of; it holds the thresholds.
+    """
+
+    task: Task
+    description: Description
+
+
+def lowest_kept(thresholds: Iterable[float]) -> float:
+    """Down to which score 0..1 boxes are written down.
+
+    Args:
+        thresholds: Of all labels, 0..1.
+    """
+    return min(LOWEST_KEPT, *thresholds)
+
+
+def box_task(
+    task: Task,
+    labels: LabelSet,
+    thresholds: Mapping[str, float],
+    *,
+    settings: Mapping[str, Any],
+    compose_threshold: float = 0.5,
+) -> BoxTask:
+    """The task of finding boxes, and what it makes.
+
+    Args:
+        task: Gives the boxes of an image from `lowest_kept` on.
+        labels: What is looked for.
+        thresholds: Label to the score 0..1 from which on a box of it counts; every label has one.
+        settings: What boxes depend on: the task's own settings, weights, decoding.
+        compose_threshold: From which score 0..1 on a classifier is believed what is in a box, where there is one.
+    """
+    description = Description(
+        classes=labels.names,
+        model=task.source,
+        prompts={label.name: label.prompts for label in labels.classes},
+        thresholds=dict(thresholds),
+        settings={
+            **settings,
+            "task": "detect",
+            "model": task.source,
+            "thresholds": None,
+            FLOOR: lowest_kept(thresholds.values()),
+        },
+        task="detect",
+        compose_threshold=compose_threshold,
+    )
+    return BoxTask(task, description)
 
 
 def label_task(
