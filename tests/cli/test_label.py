@@ -223,8 +223,8 @@ def test_thresholds_of_labels_come_from_a_file(encoder, photos, tmp_path):
     ("arguments", "said"),
     [
         ((), "say the labels in one way"),
-        (("--labels", "a,b", "--task", "detect"), "--task detect is still to come"),
-        (("--labels", "a,b", "--format", "yolo"), "unknown format 'yolo'; known: csv, folders"),
+        (("--labels", "a,b", "--format", "yalo"), "unknown format 'yalo'; known: csv, folders"),
+        (("--labels", "a,b", "--format", "yolo"), "--format yolo holds boxes, and --task classify"),
         (("--labels", "a,b", "--split", "train=0.9"), "--split must have shares that add up to 1"),
         (("--labels", "a,b", "--seed", "-1"), "--seed must be at least 0"),
         (("--labels", "a,b", "--threshold", "2"), "--threshold must be in 0..1"),
