@@ -60,6 +60,9 @@ MAY_IMPORT = {
 """Room to the rooms that it may import from, as in the table of docs/design.md."""
 
 NEEDS_EXTRAS = {
+    "annotary.models._blip_decoder",
+    "annotary.models._blip_judging",
+    "annotary.models._blip_tower",
     "annotary.models._efficientnet_lite",
     "annotary.models._joytag_vit",
     "annotary.models._transformers_loading",

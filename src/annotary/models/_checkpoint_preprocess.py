@@ -55,9 +55,18 @@ _OWL: Mapping[str, Any] = {
     "image_mean": CLIP_MEAN,
     "image_std": CLIP_STD,
 }
+_BLIP: Mapping[str, Any] = {
+    "do_convert_rgb": True,
+    "size": {"height": 384, "width": 384},
+    "default_to_square": True,
+    "resample": 3,
+    "image_mean": CLIP_MEAN,
+    "image_std": CLIP_STD,
+}
 _PROCESSORS: Mapping[str, Mapping[str, Any]] = {
     "CLIP": _CLIP,
     "Bit": _CLIP,
+    "Blip": _BLIP,
     "Siglip": _SIGLIP,
     "ViT": {**_SIGLIP, "do_convert_rgb": False, "default_to_square": True, "resample": 2},
     "OwlViT": _OWL,
@@ -73,6 +82,7 @@ _PROCESSORS: Mapping[str, Mapping[str, Any]] = {
 """What the classes of image processors begin with."""
 
 _OF_MODELS = {"clip": "CLIP", "metaclip_2": "CLIP", "siglip": "Siglip", "siglip2": "Siglip2"}
+_OF_MODELS |= {"blip": "Blip"}
 _OF_MODELS |= {"owlvit": "OwlViT", "owlv2": "Owlv2"}
 
 

@@ -4,8 +4,7 @@ The network is behind a protocol of two calls, `Step`, in NumPy, so that the sam
 of torch and of ONNX. Beam search gives the tokens that `generate` of transformers gives (5.24,
 `generation/utils.py:_beam_search`, length_penalty = 1, early_stopping = False), with what it knows as
 `repetition_penalty`, `no_repeat_ngram_size` and `min_length`. Drawing is nucleus sampling (Holtzman et al., "The
-Curious
-Case of Neural Text Degeneration", 2020).
+Curious Case of Neural Text Degeneration", 2020).
 
 What differs: an image whose texts are found is let go of, and the others go on without it; the first step looks at each
 beginning once and not once a beam; what is drawn depends on the image and the seed alone.
@@ -245,11 +244,11 @@ def _by_turns(
     each = decoding.count if generators is not None else 1
     first = beginnings.shape[1]
     texts = np.repeat(beginnings, each, axis=0)
-    earlier = np.repeat(np.arange(len(beginnings)), each)
+    rows = np.repeat(np.arange(len(beginnings)), each)  # of the last call
     going = np.arange(len(texts))
     sums = np.zeros(len(texts))
     found: list[Found | None] = [None] * len(texts)
-    logits = step.begin(beginnings)[earlier]
+    logits = step.begin(beginnings)[rows]
     while True:
         plain, scores = log_softmax(logits), logits.copy()
         guard(scores, texts, decoding, end)
@@ -265,11 +264,12 @@ def _by_turns(
             is_ended = written[-1] == end
             mean = float(sums[place]) / len(written)
             found[going[place]] = Found(written[:-1] if is_ended else written, mean, is_ended)
-        (earlier,) = (~is_over).nonzero()
-        if not len(earlier):
+        (kept,) = (~is_over).nonzero()
+        if not len(kept):
             break
-        texts, sums, going = texts[earlier], sums[earlier], going[earlier]
-        logits = step.follow(texts[:, -1], earlier)
+        texts, sums, going = texts[kept], sums[kept], going[kept]
+        logits = step.follow(texts[:, -1], rows[kept])
+        rows = np.arange(len(kept))
     every = [one for one in found if one is not None]
     groups = [every[i : i + each] for i in range(0, len(every), each)]
     return [sorted(group, key=lambda one: -one.score) for group in groups]

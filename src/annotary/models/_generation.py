@@ -71,7 +71,10 @@ class Matched(NamedTuple):
     Attributes:
         score: Probability that it does, 0..1.
         cosine: Of the vectors of image and text, -1..1; None where the model has none.
+        logit: What speaks for it, of any size; None where the model has none. Searches that are ordered anew add it to
+            the cosine.
     """
 
     score: float
     cosine: float | None
+    logit: float | None = None
