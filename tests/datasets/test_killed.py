@@ -12,11 +12,14 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from annotary.datasets import Building, Dataset, DatasetOptions, Description
+from annotary.datasets._images import Placer
 from annotary.errors import OutputError
 from tests.conftest import child_environment
 from tests.datasets.conftest import make_dataset
+from tests.datasets.spots import photo
 from tests.small_encoder import SmallEncoder
 
 ROOT = Path(__file__).parent.parent.parent
@@ -25,6 +28,7 @@ KILLED = """
 import json, os, signal, sys
 from pathlib import Path
 from tests.datasets.conftest import make_dataset
+from tests.datasets.spots import SpotFinder, composed, make_boxes
 
 form, points, *inputs = sys.argv[1:]
 here = Path.cwd()
@@ -47,7 +51,13 @@ def in_child(work):
     os._exit(0)
 
 def make(output):
-    make_dataset(inputs, here / output, form, split="train=0.5,test=0.5")
+    split = "train=0.5,test=0.5"
+    if form in ("coco", "voc", "yolo"):
+        labels = ("red", "green", "blue")
+        task = composed(SpotFinder(labels), labels)
+        make_boxes(inputs, here / output, form, task=task, split=split)
+    else:
+        make_dataset(inputs, here / output, form, split=split)
 
 def make_counting(output, least, pipe=None):
     count = 0
@@ -81,12 +91,18 @@ print(json.dumps([killed, count, len(whole)]))
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-@pytest.mark.parametrize(("form", "points"), [("imagefolder", 10), ("csv", 4)])
+@pytest.mark.parametrize(
+    ("form", "points"), [("imagefolder", 10), ("csv", 4), ("yolo", 10), ("coco", 8), ("voc", 8)]
+)
 def test_killed_before_any_of_its_writes(colours_in, tmp_path, form, points):
     photos = colours_in(red=4, blue=3)
     with tarfile.open(tmp_path / "shard.tar", "w") as archive:
         for path in sorted(colours_in("packed", green=3).iterdir()):
             archive.add(path, path.name)
+    photo(photos / "spots.png", ("red", (8, 8, 30, 24)), ("blue", (32, 8, 60, 40)))
+    with Image.open(photos / "spots.png") as opened:  # two that are stored anew, upright
+        opened.transpose(Image.Transpose.ROTATE_90).save(photos / "t.jpg", exif=_turned())
+        opened.transpose(Image.Transpose.ROTATE_90).save(photos / "t.png", exif=_turned())
     result = subprocess.run(
         [sys.executable, "-c", KILLED, form, str(points), photos, tmp_path / "shard.tar"],
         env={**child_environment(), "PYTHONPATH": os.pathsep.join((str(ROOT / "src"), str(ROOT)))},
@@ -99,6 +115,15 @@ def test_killed_before_any_of_its_writes(colours_in, tmp_path, form, points):
     killed, writes, _ = json.loads(result.stdout.splitlines()[-1])
     assert writes > points
     assert killed == points
+
+
+_SPOT = {"score": 0.5, "xyxy": [0.0, 0.0, 0.5, 1.0]}
+
+
+def _turned() -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return exif
 
 
 def test_a_full_disk_is_one_line_and_the_same_command_goes_on(colours_in, tmp_path, monkeypatch):
@@ -136,20 +161,25 @@ def test_two_runs_do_not_write_one_dataset(colours_in, tmp_path):
         make_dataset(photos, tmp_path / "out")
 
 
-def test_memory_does_not_grow_with_what_is_known_of_images(tmp_path):
+@pytest.mark.parametrize(("task", "form"), [("classify", "csv"), ("detect", "coco")])
+def test_memory_does_not_grow_with_what_is_known_of_images(tmp_path, task, form, monkeypatch):
     """So many bytes for each image stay, however much is said of it."""
 
     def peak(count: int) -> int:
         output = tmp_path / str(count)
         output.mkdir()
-        with Dataset(output, "csv", DatasetOptions(), Description(("a", "b"), "m@1")) as dataset:
+        description = Description(("a", "b"), "m@1", task=task)
+        with Dataset(output, form, DatasetOptions(), description) as dataset:
             with dataset.journal.path.open("w") as file:
                 for i in range(count):
                     name = f"../{'photos/' * 40}{i}.jpg"
                     labels = [{"name": "ab"[i % 2], "score": 0.5}, {"name": "x" * 500, "score": 0}]
                     line = {"image": name, "name": name, "suffix": "", "is_file": True, "width": 1}
-                    line |= {"height": 1, "sha256": f"{i:064x}", "labels": labels, "sources": {}}
+                    line |= {"height": 1, "sha256": f"{i:064x}", "sources": {}}
+                    boxes = [{**_SPOT, "label": "ab"[(i + n) % 2]} for n in range(8)]
+                    line |= {"boxes": boxes} if task == "detect" else {"labels": labels}
                     file.write(json.dumps(line) + "\n")
+            monkeypatch.setattr(Placer, "place", lambda *_: None)  # there are no such images
             building = Building(dataset)
             tracemalloc.start()
             try:

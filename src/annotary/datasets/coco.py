@@ -28,7 +28,7 @@ FOLDERS = ("{part}",)
 
 ANNOTATIONS_FILE = "_annotations.coco.json"
 
-_IN_MEMORY = 1 << 20
+_IN_MEMORY = 1 << 16
 """Bytes of a part's boxes that are kept in memory; more wait on the disk until all images are written."""
 
 

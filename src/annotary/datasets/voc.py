@@ -7,17 +7,17 @@ http://host.robots.ox.ac.uk/pascal/VOC/voc2012/htmldoc/
 
 from __future__ import annotations
 
-import re
+import math
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Self
-from xml.sax.saxutils import escape
 
 from annotary.datasets._contract import Row
 from annotary.datasets._tables import LineFiles
 from annotary.records import Box
 from annotary.sinks import write_atomically
+from annotary.sinks._xml import content
 
 TASK = "detect"
 PLACES_IMAGES = True
@@ -25,8 +25,6 @@ FOLDERS = ("JPEGImages", "Annotations", "ImageSets/Main")
 PLAIN_NAMES = True
 
 _LISTS = "ImageSets/Main"
-_NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-"""Characters that XML 1.0 has no way to write."""
 
 
 class Lists:
@@ -76,7 +74,7 @@ def beside(row: Row, classes: Sequence[str]) -> tuple[str, bytes]:  # noqa: ARG0
     lines = [
         "<annotation>",
         "\t<folder>JPEGImages</folder>",
-        f"\t<filename>{_text(PurePosixPath(row.file).name)}</filename>",
+        f"\t<filename>{content(PurePosixPath(row.file).name)}</filename>",
         "\t<size>",
         f"\t\t<width>{row.width}</width>",
         f"\t\t<height>{row.height}</height>",
@@ -90,16 +88,12 @@ def beside(row: Row, classes: Sequence[str]) -> tuple[str, bytes]:  # noqa: ARG0
 
 
 def _object(box: Box) -> list[str]:
-    left, top, right, bottom = (round(edge) for edge in box.xyxy)
-    edges = {
-        "xmin": left + 1,
-        "ymin": top + 1,
-        "xmax": max(right, left + 1),
-        "ymax": max(bottom, top + 1),
-    }
+    left, right = _whole(box.xyxy[0], box.xyxy[2])
+    top, bottom = _whole(box.xyxy[1], box.xyxy[3])
+    edges = {"xmin": left + 1, "ymin": top + 1, "xmax": right, "ymax": bottom}
     return [
         "\t<object>",
-        f"\t\t<name>{_text(box.label)}</name>",
+        f"\t\t<name>{content(box.label)}</name>",
         "\t\t<pose>Unspecified</pose>",
         "\t\t<truncated>0</truncated>",
         "\t\t<difficult>0</difficult>",
@@ -110,9 +104,11 @@ def _object(box: Box) -> list[str]:
     ]
 
 
+def _whole(start: float, end: float) -> tuple[int, int]:
+    """An interval in whole pixels, one at least."""
+    first, last = round(start), round(end)
+    return (first, last) if first < last else (math.floor(start), math.floor(start) + 1)
+
+
 def _stem(row: Row) -> str:
     return PurePosixPath(row.file).stem
-
-
-def _text(text: str) -> str:
-    return escape(_NO_XML.sub("\ufffd", text))
