@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from annotary.cli._annotating import loaded, model_option
+from annotary.cli._calibrate_detection import calibrate_detection
+from annotary.cli._finding import predictions_options
 from annotary.cli._measuring import (
     ImageVectors,
     measuring_options,
@@ -21,10 +23,11 @@ from annotary.cli._measuring import (
     templates_of,
     write_report,
 )
-from annotary.cli._options import SectionedCommand, made, options_of
+from annotary.cli._options import SectionedCommand, given, made, options_of
 from annotary.errors import NothingToDo, UsageError
 from annotary.evaluation.calibration import CalibrationOptions
 from annotary.runtime import RuntimeOptions
+from annotary.tasks.detection import DetectionOptions
 from annotary.tasks.label_sets import LabelOptions
 
 if TYPE_CHECKING:
@@ -36,6 +39,13 @@ if TYPE_CHECKING:
     from annotary.tasks.zero_shot import ZeroShot
 
 _FILE = click.Path(path_type=Path)
+_COLUMNS = ("image_column", "label_column")
+_NO_BOXES = ("--labels-from", "--none-label", "--background", "--thresholds", "--target-precision")
+"""Options that mean nothing for boxes."""
+
+MINIMUM_BOXES = 5
+"""Boxes from which on a label has a threshold of its own."""
+
 _WAYS = ("labels", "labels_file", "ontology", "labels_from")
 
 
@@ -43,19 +53,35 @@ _WAYS = ("labels", "labels_file", "ontology", "labels_from")
     "calibrate", cls=SectionedCommand, short_help="Learn from labelled images how sure to be."
 )
 @click.argument("dataset", type=_FILE, metavar="DATASET")
+@click.option(
+    "--task",
+    type=click.Choice(["classify", "detect"]),
+    default="classify",
+    show_default=True,
+    help="What shall be surer: labels of images, or boxes.",
+)
 @model_option
+@predictions_options
 @click.option(
     "--output",
     type=_FILE,
     metavar="FILE",
-    help="Write the calibration there, for `annotary classify --calibration`.",
+    help="Write what was learned there: for `annotary classify --calibration` or `annotary detect --label-thresholds`.",
 )
 @click.option(
     "--multi-label",
     is_flag=True,
-    help="Score each label by itself, as `annotary classify --multi-label` does.",
+    help="Score each label by itself, as `annotary classify --multi-label` and `annotary detect --multi-label` do.",
+)
+@click.option(
+    "--minimum-boxes",
+    type=click.IntRange(min=1),
+    default=MINIMUM_BOXES,
+    show_default=True,
+    help="Labels with fewer boxes take the threshold that is best for all.",
 )
 @options_of(LabelOptions, CalibrationOptions)
+@options_of(DetectionOptions, without=("threshold", "label_thresholds", "top", "multi_label"))
 @click.option("--image-column", metavar="NAME", help="Column of a table that holds the images.")
 @click.option("--label-column", metavar="NAME", help="Column of a table that holds the labels.")
 @click.option(
@@ -70,9 +96,33 @@ def command(dataset: Path, **values: Any) -> None:
 
     DATASET is a folder with a folder for each class, or a table (.csv, .tsv, .jsonl, .parquet) with an image and its
     labels in each row. Without labels of your own those of the dataset are taken. A few hundred images do; a model is
-    never made worse by it.
+    never made worse by it. With --task detect, DATASET is COCO JSON, and what is learned is a threshold for each label.
     """
-    click.get_current_context().exit(_calibrate(dataset, values))
+    context = click.get_current_context()
+    _check_task(values)
+    if values["task"] == "classify":
+        context.exit(_calibrate(dataset, values))
+    options = {"minimum_boxes": values["minimum_boxes"], "seed": values["seed"]}
+    context.exit(calibrate_detection(dataset, values, options))
+
+
+def _check_task(values: Mapping[str, Any]) -> None:
+    """Refuse options of the other task.
+
+    Raises:
+        UsageError: There are some.
+    """
+    if values["task"] == "detect":
+        wrong = [
+            flag for flag in given(values, LabelOptions, CalibrationOptions) if flag in _NO_BOXES
+        ]
+        wrong += [f"--{name.replace('_', '-')}" for name in _COLUMNS if values[name] is not None]
+    else:
+        wrong = [flag for flag in given(values, DetectionOptions) if flag != "--multi-label"]
+        wrong += [f"--{name}" for name in ("predictions", "images") if values[name] is not None]
+        wrong += ["--minimum-boxes"] if values["minimum_boxes"] != MINIMUM_BOXES else []
+    if wrong:
+        raise UsageError(f"{', '.join(wrong)}: not with --task {values['task']}")
 
 
 def _calibrate(dataset: Path, values: dict[str, Any]) -> int:

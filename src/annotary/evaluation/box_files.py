@@ -219,6 +219,7 @@ class FoundBoxes:
         unknown_images: Images that the truth does not have; their boxes are left out.
         unknown_labels: Labels that the truth does not have, and how many boxes of each were left out.
         other_sizes: Names of images that had another size when they were looked at.
+        source: The id of the card that found them, where the records say so; else empty.
     """
 
     boxes: list[FoundBox]
@@ -226,6 +227,7 @@ class FoundBoxes:
     unknown_images: list[str]
     unknown_labels: dict[str, int]
     other_sizes: list[str]
+    source: str = ""
 
 
 def read_found(place: Path, drawn: DrawnBoxes) -> FoundBoxes:
@@ -301,6 +303,7 @@ class _Finder:
         self._unknown_images: dict[str, None] = {}
         self._unknown_labels: Counter[str] = Counter()
         self._other_sizes: list[str] = []
+        self._source = ""
 
     def take(self, record: Annotation) -> None:
         """Take a record.
@@ -314,6 +317,7 @@ class _Finder:
         if place in self._images:
             raise ValueError(f"two records are of {self._drawn.images[place].name}")
         self._images.add(place)
+        self._source = self._source or record.sources.get("boxes", "")
         self._compare_size(place, (record.width, record.height))
         for box in record.boxes:
             label = self._label(box.label)
@@ -379,6 +383,7 @@ class _Finder:
             list(self._unknown_images),
             dict(self._unknown_labels),
             self._other_sizes,
+            self._source,
         )
 
     def _image(self, told: Any) -> int | None:
