@@ -26,6 +26,13 @@ class Captioner(Protocol):
     streams: int
     batch_size: int
 
+    def check_prompt(self, prompt: str, decoding: Decoding) -> None:
+        """Check, before the first image, that a prompt can be continued so.
+
+        Raises:
+            UsageError: It leaves no room, or the model takes none, or cannot write so long texts.
+        """
+
     def write_captions(
         self, batch: Batch, prompts: Sequence[str], decoding: Decoding
     ) -> list[list[Written]]:
@@ -47,6 +54,9 @@ class Answerer(Protocol):
     card: Card
     streams: int
     batch_size: int
+
+    def is_read_whole(self, question: str) -> bool:
+        """Whether a question is short enough to be read to its end."""
 
     def write_answers(
         self, batch: Batch, questions: Sequence[Sequence[str]], decoding: Decoding
@@ -86,6 +96,9 @@ class Matcher(Protocol):
     streams: int
     batch_size: int
 
+    def is_read_whole(self, text: str) -> bool:
+        """Whether a text is short enough to be read to its end."""
+
     def match_texts(self, batch: Batch, texts: Sequence[Sequence[str]]) -> list[list[Matched]]:
         """For each image how well each of its texts fits, in the order of the texts. Thread-safe.
 
@@ -103,7 +116,8 @@ def captioner(model: Model) -> Captioner:
     """
     if not hasattr(model, "write_captions"):
         raise UsageError(
-            f"{model.card.id} writes no captions; choose one that does, such as blip-image-captioning-base"
+            f"{model.card.id} writes no captions; blip-image-captioning-base does (annotary pull"
+            " blip-image-captioning-base, then --model blip-image-captioning-base), and -large does it better"
         )
     return cast(Captioner, model)
 
@@ -116,7 +130,8 @@ def answerer(model: Model) -> Answerer:
     """
     if not hasattr(model, "write_answers"):
         raise UsageError(
-            f"{model.card.id} answers no questions; choose one that does, such as blip-vqa-base"
+            f"{model.card.id} answers no questions; blip-vqa-base does (annotary pull blip-vqa-base, then --model"
+            " blip-vqa-base)"
         )
     return cast(Answerer, model)
 
@@ -129,6 +144,6 @@ def matcher(model: Model) -> Matcher:
     """
     if not hasattr(model, "match_texts"):
         raise UsageError(
-            f"{model.card.id} does not judge texts; choose one that does, such as blip-itm-base-coco"
+            f"{model.card.id} does not judge texts; blip-itm-base-coco does (annotary pull blip-itm-base-coco)"
         )
     return cast(Matcher, model)
