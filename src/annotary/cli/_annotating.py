@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import chain, islice
 from pathlib import Path
@@ -22,7 +22,7 @@ from annotary.sources import SourceOptions
 if TYPE_CHECKING:
     from annotary.models import Model
     from annotary.pipeline import ScoreWriter
-    from annotary.records import Record
+    from annotary.records import Failure, Item, Record
     from annotary.tasks import Task
     from annotary.tasks.policy import Policy
     from annotary.tasks.text_cache import TextCache
@@ -88,6 +88,12 @@ class Annotating:
         if options.transparency != "auto":
             told["transparency"] = options.transparency
         return told
+
+    def pass_items(
+        self, change: Callable[[Iterator[Item | Failure]], Iterator[Item | Failure]]
+    ) -> None:
+        """Let the images of the run go through something, which may add failures of what is not among them."""
+        self._items = change(self._items)
 
     def check(self, *parts: str) -> None:
         """Refuse a format that cannot hold what will be found, before a model is loaded.
