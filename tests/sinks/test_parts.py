@@ -111,6 +111,8 @@ def test_what_each_format_holds():
         "csv": tuple(part for part in ALL if part != "embedding"),
         "imagefolder": ("tags", "labels", "captions", "decision"),
         "parquet": ALL,
+        **dict.fromkeys(("coco", "yolo", "voc", "label-studio", "cvat"), ("boxes",)),
+        "coco-captions": ("captions",),
         "npy": ("embedding",),
         "folders": ("labels", "decision"),
     }

@@ -38,6 +38,11 @@ A sink may have, beside the methods of `Sink`:
         Never write over these files; an image whose own file would be one of them is a SidecarError. Called once,
         before anything else.
 
+    def name_classes(names: Sequence[str]) -> None
+        The labels that the run asks for, in their order: the numbers of classes follow it. Called once, before the
+        first image is written. Labels that were not named get the next numbers as they come, and what the output has
+        already keeps its own, so that a run that goes on numbers as it did before.
+
 Files whose names begin with an underscore are the room's machinery.
 """
 

@@ -13,21 +13,27 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from annotary.errors import OutputError
-from annotary.records import Annotation, Item, from_line
+from annotary.records import Annotation, Item
 from annotary.sinks._appending import AppendingFile
 from annotary.sinks._atomic import replacing, write_atomically
+from annotary.sinks._contract import TagsOfImage
 from annotary.sinks._names import NameSet
+from annotary.sinks._parts import counted
+from annotary.sinks._reading import read_lines
 from annotary.sinks.jsonl import JsonLines
 
 UNFINISHED = b"annotary has not finished this file"
 """What a table begins with until the first run ends."""
+
+PLACE = "relative"
+"""Where the image lies below the folder that was asked for, in a line of a journal that keeps it."""
 
 READ_ROWS = 500
 """Records of the journal that are Python objects at once."""
@@ -67,6 +73,7 @@ class JournaledTable:
         table: Which kind it is.
         overwrites: Whether a journal whose table was thrown away may be thrown away as well.
         most_rows: Rows that count; what the journal has beyond them is cut off. None: all.
+        keeps_places: Whether records come with a `relative`, the image's place below the folder that was asked for.
 
     Attributes:
         finished_rows: How many rows the table had when it was opened.
@@ -77,11 +84,18 @@ class JournaledTable:
     """
 
     def __init__(
-        self, path: Path, table: Table, *, overwrites: bool = False, most_rows: int | None = None
+        self,
+        path: Path,
+        table: Table,
+        *,
+        overwrites: bool = False,
+        most_rows: int | None = None,
+        keeps_places: bool = False,
     ) -> None:
         self._path = Path(os.path.realpath(path))
         self._journal_path = journal_of(self._path)
         self._table = table
+        self._keeps_places = keeps_places
         self._finished = NameSet()
         self.finished_rows = 0
         self._is_there, self._is_finished = _look_at(path, table)
@@ -116,7 +130,10 @@ class JournaledTable:
             note = f"; its records are in {self._journal_path.name}, and the same command goes on\n"
             write_atomically(self._path, UNFINISHED.decode() + as_text(note))
             self._is_there = True
-        self._journal.write(item, annotation)
+        line = self._layout.encode(annotation)
+        if self._keeps_places and item.relative:
+            line = _with_place(line, item.relative)
+        self._journal.append(item.image, line)
         self._layout.count += 1
 
     def close(self, *, complete: bool) -> None:
@@ -200,6 +217,39 @@ def journal_of(path: Path) -> Path:
     return path.with_name(path.name + ".part.jsonl")
 
 
+def read_journaled(
+    path: Path, table: Table, finished: Callable[[], Iterator[TagsOfImage]]
+) -> Iterator[TagsOfImage]:
+    """What a table is counted under, image by image, and the records that a run which was stopped has left.
+
+    Args:
+        path: The table.
+        table: Which kind it is.
+        finished: Reads a finished one.
+
+    Raises:
+        OutputError: It cannot be read, or is something else.
+    """
+    held = NameSet()
+    if _look_at(path, table)[1]:
+        with table.told(path):
+            for found in finished():
+                held.add(as_text(found.image))
+                yield found
+    if (journal := journal_of(path)).is_file():
+        # A run that was killed may have made the table, and not yet removed what is in it.
+        for found in read_lines(journal, _counted):
+            if as_text(found.image) not in held:
+                yield found
+
+
+def _counted(line: bytes) -> TagsOfImage:
+    record = json.loads(line)
+    record.pop(PLACE, None)
+    annotation = Annotation.from_json(record)
+    return TagsOfImage(annotation.image, counted(annotation))
+
+
 def as_text(name: str) -> str:
     """Text with what is not valid Unicode escaped, as a column of text must be."""
     return name if name.isascii() else name.encode("utf-8", "backslashreplace").decode()
@@ -223,12 +273,20 @@ def _look_at(path: Path, table: Table) -> tuple[bool, bool]:
     return True, True
 
 
+def _with_place(line: bytes, relative: str) -> bytes:
+    """The line of a record with the image's place behind the rest."""
+    place = json.dumps({PLACE: relative}, ensure_ascii=False).encode("utf-8", "backslashreplace")
+    return line.removesuffix(b"}\n") + b", " + place[1:] + b"\n"
+
+
 def _is_record(line: bytes) -> bool:
     """Whether a line of a journal is a record of ours, or the beginning of one that was cut off."""
     beginning = b'{"image": "'
     if not line.endswith(b"\n"):
         return line.startswith(beginning) or beginning.startswith(line)
     try:
-        return isinstance(from_line(line), Annotation)
-    except ValueError:
+        record = json.loads(line)
+        record.pop(PLACE, None)
+        return isinstance(Annotation.from_json(record), Annotation)
+    except (ValueError, AttributeError, RecursionError):
         return False

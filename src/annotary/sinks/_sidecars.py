@@ -66,12 +66,21 @@ class Sidecars:
             image.
         options: What to do with existing files.
         content: What is written.
+        remedy: What a person can do where two files want one name; without it files can have full names.
     """
 
-    def __init__(self, folder: Path | None, options: SinkOptions, content: Content) -> None:
+    def __init__(
+        self,
+        folder: Path | None,
+        options: SinkOptions,
+        content: Content,
+        *,
+        remedy: str = "say --full-names",
+    ) -> None:
         self._folder = folder
         self._skips = options.on_existing == "skip"
         self._content = content
+        self._remedy = remedy
         self._claims = Claims()
         self._inputs: set[tuple[int, int]] = set()
 
@@ -102,9 +111,9 @@ class Sidecars:
         has_full_name = self._content.has_full_names or not image.suffix
         place = image.with_name(image.name + suffix) if has_full_name else image.with_suffix(suffix)
         if _is_same(place, item.path):
-            raise SidecarError("its sidecar would be the image itself; say --full-names")
+            raise SidecarError(f"its sidecar would be the image itself; {self._remedy}")
         if self._folder is not None and place == self._folder / _SETTINGS_FILE:
-            raise SidecarError("its sidecar would be the settings of the run; say --full-names")
+            raise SidecarError(f"its sidecar would be the settings of the run; {self._remedy}")
         if self._inputs and _identity(place) in self._inputs:
             remedy = "--output" if self._content.has_full_names else "--full-names or --output"
             raise SidecarError(f"its sidecar would be {place}, which is read; say {remedy}")
@@ -124,9 +133,7 @@ class Sidecars:
     def write(self, item: Item, annotation: Annotation) -> None:
         """Write the sidecar, or change the one that is there."""
         place = self.place(item)
-        self._claims.check(
-            item, place, "" if self._content.has_full_names else "; say --full-names"
-        )
+        self._claims.check(item, place, "" if self._content.has_full_names else f"; {self._remedy}")
         try:
             if self._content.merges:
                 self._merge(place, annotation)

@@ -15,6 +15,8 @@ from typing import TypeAlias
 from xml.parsers import expat
 from xml.sax.saxutils import escape, quoteattr
 
+from annotary.sinks._xml import NOT_XML
+
 Name: TypeAlias = tuple[str, str]
 """A name's namespace and its local part."""
 
@@ -49,12 +51,11 @@ _START_TAG = re.compile(rb"<[^\s/>]+(?:[^\"'>]|\"[^\"]*\"|'[^']*')*>")
 _ATTRIBUTE = re.compile(rb"\s+([^\s=]+)\s*=\s*(\"[^\"]*\"|'[^']*')")
 _DECLARED = re.compile(rb"^\s*<\?xml[^>]*?encoding\s*=\s*[\"']([A-Za-z0-9._-]+)[\"']")
 _ENCODINGS = ("utf-8", "ascii", "iso8859-1", "iso8859-15", "cp1252")
-_NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def writable(name: str) -> str:
     """A name with the replacement character for each that XML cannot hold (control characters, lone surrogates)."""
-    return _NOT_XML.sub("\ufffd", name)
+    return NOT_XML.sub("\ufffd", name)
 
 
 @dataclass(slots=True, eq=False)

@@ -35,6 +35,14 @@ class JsonArray:
         """One element."""
         return to_line(annotation).encode()
 
+    def name_in(self, element: bytes, where: str) -> str:
+        """The image of an element.
+
+        Raises:
+            ValueError: It is not whole, or something else.
+        """
+        return name_of(element, where)
+
     def recover(self, file: BinaryIO) -> Iterator[tuple[str, int]]:
         """Name and end of every whole element. A part of an element is no JSON, so what parses is whole."""
         end = file.tell()
@@ -46,7 +54,7 @@ class JsonArray:
                     raise ValueError(f"line {number} ends the array, and there is more")
                 return
             try:
-                name = name_of(record, f"line {number}")
+                name = self.name_in(record, f"line {number}")
             except ValueError:
                 if next(lines, b""):
                     raise
