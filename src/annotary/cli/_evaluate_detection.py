@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -121,7 +121,7 @@ def _show_labels(report: Mapping[str, Any]) -> None:
     worst = sorted(seen, key=lambda one: one["ap"] or 0.0)[:MOST_LABELS]
     few = len(seen) <= MOST_LABELS
     head = ("label" if few else "worst labels", "drawn", "found", "AP", "AP50")
-    rows = [(*head, "threshold", "F1", "precision", "recall")]
+    rows: list[Sequence[str]] = [(*head, "threshold", "F1", "precision", "recall")]
     for one in seen if few else worst:
         counts = f"{one['drawn']:,}", f"{one['found']:,}"
         threshold = "-" if one["threshold"] is None else f"{one['threshold']:.3f}"

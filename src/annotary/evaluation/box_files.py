@@ -159,7 +159,7 @@ def _drawn(value: Any, folder: str) -> DrawnBoxes:
     if twice:
         raise ValueError(f"two categories are called {twice[0]!r}")
     is_lvis = bool(categories) and all("frequency" in one for one in categories)
-    boxes = []
+    boxes: list[DrawnBox] = []
     for one in value["annotations"]:
         number = one.get("id", len(boxes) + 1)
         if one["image_id"] not in image_of or one["category_id"] not in label_of:

@@ -82,11 +82,11 @@ def match_boxes(
         whole = drawn.images[image]
         if drawn.is_lvis and not there and label not in whole.absent:
             continue
-        own.sort(key=lambda box: -box.score)
-        for box, is_right in zip(own, _are_right(own, there, at_least), strict=True):
+        own.sort(key=lambda one: -one.score)
+        for one, is_right in zip(own, _are_right(own, there, at_least), strict=True):
             if is_right is None or (not is_right and label in whole.unfinished):
                 continue
-            rows.append((image, label, box.score, is_right))
+            rows.append((image, label, one.score, is_right))
     counts = np.zeros((len(drawn.images), len(drawn.labels)), dtype=np.int64)
     for box in drawn.boxes:
         counts[box.image, box.label] += not box.is_crowd
@@ -131,4 +131,4 @@ def overlaps_of(found: Sequence[FoundBox], drawn: Sequence[DrawnBox]) -> Floats:
     areas = [boxes[:, 2] * boxes[:, 3] for boxes in (first, second)]
     crowds = np.array([box.is_crowd for box in drawn], dtype=np.bool_)
     union = np.where(crowds, areas[0][:, None], areas[0][:, None] + areas[1] - shared)
-    return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+    return np.asarray(np.divide(shared, union, out=np.zeros_like(shared), where=union > 0))

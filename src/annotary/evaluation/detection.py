@@ -118,7 +118,7 @@ def _counted(drawn: DrawnBoxes, found: Sequence[FoundBox]) -> tuple[Floats, Floa
     What is not defined is -1.
     """
     try:
-        from faster_coco_eval import COCO, COCOeval_faster
+        from faster_coco_eval import COCO, COCOeval_faster  # type: ignore[import-untyped]
     except ImportError as error:
         raise MissingExtra("Measuring detection", "evaluate") from error
     evaluation = COCOeval_faster(

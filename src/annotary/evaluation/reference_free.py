@@ -74,4 +74,4 @@ def mismatched_scores(images: Vectors, captions: Vectors, owners: npt.NDArray[np
 
 
 def _cosines(first: Vectors, second: Vectors) -> Floats:
-    return np.einsum("nd,nd->n", first.astype(np.float64), second.astype(np.float64))
+    return np.asarray(np.einsum("nd,nd->n", first.astype(np.float64), second.astype(np.float64)))
