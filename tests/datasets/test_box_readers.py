@@ -299,7 +299,9 @@ def test_any_boxes_come_back_from_files_of_single_images(told, label):
         values = [int(value.text) for value in each.find("bndbox")]
         assert 1 <= values[0] <= values[2] <= width
         assert 1 <= values[1] <= values[3] <= height
-        assert np.abs(np.subtract(values, [1, 1, 0, 0]) - box.xyxy).max() <= 1.0
+        assert (
+            np.abs(np.subtract(values, [1, 1, 0, 0]) - box.xyxy).max() <= 1.5
+        )  # of boxes below a pixel
 
 
 def test_coco_of_more_boxes_than_fit_in_memory(tmp_path, monkeypatch):

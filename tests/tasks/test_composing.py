@@ -105,7 +105,7 @@ def test_it_stands_for_the_detector_in_a_run():
     told = task.settings()
     assert told["labels"] == list(LABELS)
     assert told["compose"]["model"] == "small@1.0"
-    assert told["compose"]["margin"] == 0.1
+    assert told["compose"]["margin"] == 0.0
     assert composed(finder, compose_threshold=0.9).settings() == told
     assert composed(finder, compose_margin=0.2).settings() != told
     assert composed(finder, labels=("red", "blue")).settings() != told
@@ -183,15 +183,19 @@ def test_every_crop_has_pixels_and_holds_the_box(edges, margin):
         assert first[1] <= left
         assert last[0] >= bottom - 1
         assert last[1] >= right - 1
-        assert len(crop) <= (bottom - top) * (1 + 2 * margin) + 2
-        assert crop.shape[1] <= (right - left) * (1 + 2 * margin) + 2
+        side = max(right - left, bottom - top) * (1 + 2 * margin)
+        assert max(crop.shape) <= side + 2.001
 
 
-def test_a_crop_shows_what_is_around_the_box():
+def test_a_crop_is_a_square_as_far_as_the_image_goes():
     seen = picture(("red", (20, 10, 40, 30)))
     assert cut_out(seen, (20.0, 10.0, 40.0, 30.0), 0.0).shape == (20, 20, 3)
     crop = cut_out(seen, (20.0, 10.0, 40.0, 30.0), 0.1)
     assert crop.shape == (24, 24, 3)
     assert (crop[:2] == 128).all()
     assert (crop[2:-2, 2:-2] == COLOURS["red"]).all()
+    crop = cut_out(seen, (28.0, 10.0, 32.0, 30.0), 0.0)  # a narrow part of it
+    assert crop.shape == (20, 20, 3)
+    assert (crop == COLOURS["red"]).all()
     assert cut_out(seen, (0.0, 0.0, 64.0, 48.0), 0.5).shape == (48, 64, 3)
+    assert cut_out(seen, (60.0, 0.0, 64.0, 4.0), 0.5).shape == (6, 6, 3)

@@ -9,12 +9,18 @@ https://docs.ultralytics.com/datasets/detect/
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Self
 
+import yaml
+
 from annotary.datasets._contract import Row
+from annotary.records import Annotation
 from annotary.sinks import write_atomically
+from annotary.sinks._classes import Classes
+from annotary.sinks.yolo import YoloContent
 
 TASK = "detect"
 PLACES_IMAGES = True
@@ -63,16 +69,8 @@ def open(output: Path, classes: Sequence[str], parts: Sequence[str]) -> DataFile
 def beside(row: Row, classes: Sequence[str]) -> tuple[str, bytes]:
     """The boxes of an image, one on each line: class, centre and size as shares 0..1 of the image's."""
     folder, _, name = row.file.rpartition("/images/")
-    place = {label: number for number, label in enumerate(classes)}
-    lines = []
-    for box in row.boxes:
-        left, top, right, bottom = box.xyxy
-        values = (
-            *((left + right) / 2 / row.width, (top + bottom) / 2 / row.height),
-            *((right - left) / row.width, (bottom - top) / row.height),
-        )
-        lines.append(f"{place[box.label]} {' '.join(f'{value:.6f}' for value in values)}\n")
-    return f"{folder}/labels/{PurePosixPath(name).stem}.txt", "".join(lines).encode()
+    record = Annotation(row.file, row.width, row.height, boxes=row.boxes)
+    return f"{folder}/labels/{PurePosixPath(name).stem}.txt", _content(tuple(classes)).new(record)
 
 
 def data_yaml(classes: Sequence[str], parts: Sequence[str]) -> str:
@@ -83,22 +81,13 @@ def data_yaml(classes: Sequence[str], parts: Sequence[str]) -> str:
     keys |= {part: part for part in parts if part not in keys and part not in keys.values()}
     if "test" in parts:
         keys["test"] = "test"
-    lines = [f"{key}: {part}/images" for key, part in keys.items()]
-    lines += [f"nc: {len(classes)}", "names:"]
-    # A text of JSON is one of YAML, where all but plain letters is told by numbers.
-    lines += [f"  {number}: {_quoted(label)}" for number, label in enumerate(classes)]
-    return "\n".join(lines) + "\n"
+    told = {key: f"{part}/images" for key, part in keys.items()}
+    value = {**told, "nc": len(classes), "names": dict(enumerate(classes))}
+    return yaml.safe_dump(value, allow_unicode=True, sort_keys=False)
 
 
-def _quoted(text: str) -> str:
-    """A text in double quotes; what YAML takes in no text, and letters beyond 16 bits, by their numbers."""
-    letters = []
-    for letter in text:
-        code = ord(letter)
-        if letter in '"\\':
-            letters.append("\\" + letter)
-        elif letter.isprintable() and code < 0x10000:
-            letters.append(letter)
-        else:
-            letters.append(f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}")
-    return '"' + "".join(letters) + '"'
+@lru_cache(maxsize=1)
+def _content(classes: tuple[str, ...]) -> YoloContent:
+    numbers = Classes()
+    numbers.add(classes)
+    return YoloContent(numbers)

@@ -1,7 +1,7 @@
 """Two models on one box: a detector says where things are, a zero-shot classifier looks at each of them and says what.
 
-A detector is good at places, an image-text model at words. Each box is cut out of the full-resolution image, with some
-of what is around it, and classified among the labels. Where the classifier is sure, its label and score take the place
+A detector is good at places, an image-text model at words. The square around each box is cut out of the full-resolution
+image, and classified among the labels. Where the classifier is sure, its label and score take the place
 of the detector's; what both said is kept beside the record.
 """
 
@@ -40,8 +40,9 @@ class ComposeOptions:
     compose_threshold: float = 0.5
     """From which score on the classifier is sure, 0..1."""
 
-    compose_margin: float = 0.1
-    """How much of what is around a box is shown to the classifier: a share of its width and height, on each side."""
+    compose_margin: float = 0.0
+    """How much more than the square around a box is shown to the classifier: a share of the longer side, on each
+    side."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.compose_threshold, Real) or not 0.0 <= self.compose_threshold <= 1.0:
@@ -193,19 +194,23 @@ def chosen_boxes(composed: Sequence[ComposedBox], threshold: float) -> tuple[Box
 
 
 def cut_out(picture: Picture, xyxy: tuple[float, float, float, float], margin: float) -> Pixels:
-    """A box of an image, uint8[h, w, 3], RGB, of one pixel at least.
+    """A square around a box, as far as the image goes, uint8[h, w, 3], RGB, of one pixel at least.
+
+    Classifiers see squares. Of a long box they would see the middle, or all of it with padding or out of shape; what is
+    beside it tells more (`benchmarks/composed_crops.py`).
 
     Args:
         picture: With its pixels in full size.
         xyxy: The box, in pixels of the upright image.
-        margin: Of what is around it: a share of its width and height, on each side; no more than there is.
+        margin: How much more is shown: a share of the box's longer side, on each side.
     """
     assert picture.pixels is not None
     height, width = picture.pixels.shape[:2]
     left, top, right, bottom = xyxy
-    across, down = margin * (right - left), margin * (bottom - top)
-    first, last = _whole(left - across, right + across, width)
-    highest, lowest = _whole(top - down, bottom + down, height)
+    half = max(right - left, bottom - top) * (0.5 + margin)
+    across, down = (left + right) / 2, (top + bottom) / 2
+    first, last = _whole(across - half, across + half, width)
+    highest, lowest = _whole(down - half, down + half, height)
     return picture.pixels[highest:lowest, first:last]
 
 
