@@ -18,6 +18,7 @@ from annotary.tasks.queries import QueryOptions
 
 if TYPE_CHECKING:
     from annotary.cards import Alpha
+    from annotary.tasks import Task
     from annotary.tasks.detection import Detection
     from annotary.tasks.label_sets import LabelSet
     from annotary.tasks.queries import Example
@@ -52,6 +53,12 @@ _WHOLE = "all"
 )
 @options_of(QueryOptions, DetectionOptions)
 @click.option(
+    "--draw",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Write a picture with its boxes for every image that is looked at, to this folder.",
+)
+@click.option(
     "--text-cache/--no-text-cache",
     default=True,
     help="Remember the queries of texts between runs.",
@@ -74,6 +81,7 @@ def _detect(paths: tuple[str, ...], values: dict[str, Any]) -> int:
     annotating = Annotating(paths, values)
     annotating.check("boxes")
     labels = _labels(values)
+    _check_drawing(values["draw"])
     found = loaded(values["model"], annotating.runtime)
     task = detection(found, values, labels)
     if not values["quiet"]:
@@ -85,8 +93,29 @@ def _detect(paths: tuple[str, ...], values: dict[str, Any]) -> int:
         "weights": found.weights,
         **task.settings(),
     }
+    asked: Task = task
+    if values["draw"] is not None:
+        from annotary.drawing import Drawn
+
+        asked = Drawn(task, values["draw"], task.names)
     verbs = ("detecting", "searched")
-    return annotating.run([task], settings, verbs, as_boxes, classes=task.names)
+    return annotating.run([asked], settings, verbs, as_boxes, classes=task.names)
+
+
+def _check_drawing(folder: Path | None) -> None:
+    """Check that pictures can be drawn, before a model is loaded.
+
+    Raises:
+        UsageError: Where they would go is a file.
+        MissingExtra: What draws them is not installed.
+    """
+    if folder is None:
+        return
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"--draw {folder} is a file; say a folder")
+    from annotary.drawing import check_installed
+
+    check_installed()
 
 
 def _labels(values: Mapping[str, Any]) -> LabelSet | None:
