@@ -181,3 +181,32 @@ def test_an_endless_source_is_let_go(colours, photos):
     next(results)
     results.close()
     assert ended.wait(10)
+
+
+def test_batches_become_full_while_the_networks_are_busy(colours, photos):
+    """A first image is not waited for; behind it, what is read while networks are at work goes in together."""
+    items = [Item.from_path(path) for path in sorted(photos(17).iterdir())]
+    is_read = threading.Semaphore(0)
+    sizes: list[int] = []
+
+    class SlowReader(Reader):
+        def read(self, item: Item) -> bytes:
+            data = super().read(item)
+            time.sleep(0.005)
+            is_read.release()
+            return data
+
+    class Busy(Tagging):
+        def annotate(self, pictures, *batches):
+            if not sizes:
+                for _ in items:
+                    assert is_read.acquire(timeout=30)
+            sizes.append(len(pictures))
+            return super().annotate(pictures, *batches)
+
+    model = load_model(f"dir:{colours}", RuntimeOptions(threads=1))
+    task = Busy(SingleTagger(model), TaggingOptions(threshold=0.0))
+    options = PipelineOptions(batch_size=8)
+    found = annotate(items, [task], SlowReader(SourceOptions()), DecodeOptions(), options)
+    assert [result.record.image for result in found] == [item.image for item in items]
+    assert sizes in ([1, 8, 8], [2, 8, 7])  # two may be read at the same moment

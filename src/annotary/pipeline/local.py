@@ -16,7 +16,7 @@ import queue
 import sys
 import threading
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, NamedTuple, TypeAlias
 
@@ -170,6 +170,8 @@ class _Executor:
         self._fetch_pool = ThreadPoolExecutor(FETCHERS, "annotary-fetch")
         self._decode_pool = ThreadPoolExecutor(cores, "annotary-decode")
         self._network_pool = ThreadPoolExecutor(streams, "annotary-network")
+        self._streams = streams
+        self._at_work: list[Future[Any]] = []
         self._waiting: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._running: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
@@ -271,7 +273,7 @@ class _Executor:
                 self._submit(batch)
                 self._running.put(arrived)
                 return
-            if batch.entries and isinstance(arrived, Future) and not arrived.done():
+            if batch.entries and isinstance(arrived, Future) and self._is_waited_for(arrived):
                 # Nothing that is ready waits for an image that is slow to come.
                 self._submit(batch)
                 batch, size = _Batch(), 0
@@ -286,11 +288,24 @@ class _Executor:
                 self._submit(batch)
                 batch, size = _Batch(), 0
 
+    def _is_waited_for(self, image: Future[Any]) -> bool:
+        """Whether networks could work now, and an image is not ready; while all are at work, it may become so."""
+        while not image.done():
+            at_work = self._still_at_work()
+            if len(at_work) < self._streams:
+                return True
+            wait([image, *at_work], return_when=FIRST_COMPLETED)
+        return False
+
+    def _still_at_work(self) -> list[Future[Any]]:
+        return [batch for batch in self._at_work if not batch.done()]
+
     def _submit(self, batch: _Batch) -> None:
         ready = [entry for entry in batch.entries if isinstance(entry, _Prepared)]
         if ready and not self._stopped.is_set():
             try:
                 batch.parts = self._network_pool.submit(self._run_networks, ready)
+                self._at_work = [*self._still_at_work(), batch.parts]
             except (
                 RuntimeError
             ) as error:  # Python ends, and so do the pools; nobody waits for results
