@@ -38,7 +38,7 @@ def as_answers(record: Record) -> str | None:
         return None
     told: dict[str, list[str]] = {}
     for answer in record.answers:
-        score = "" if answer.score is None else f" {answer.score:.2f}"
+        score = "" if answer.score is None else f" {answer.score:.2g}"
         told.setdefault(answer.question, []).append(f"{answer.text or '(no words)'}{score}")
     lines = "; ".join(f"{question} {', '.join(some)}" for question, some in told.items())
     return one_line(f"{record.image}: {lines or '(no questions)'}")

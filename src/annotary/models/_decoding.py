@@ -255,7 +255,7 @@ def _by_turns(
         if generators is None or decoding.nucleus is None:
             tokens = scores.argmax(axis=1)
         else:
-            tokens = _drawn(scores, decoding.nucleus, [generators[row] for row in going])
+            tokens = _drawn(scores, decoding.nucleus, [generators[row] for row in going.tolist()])
         sums = sums + plain[np.arange(len(tokens)), tokens]
         texts = np.concatenate([texts, tokens[:, None]], axis=1)
         is_over = (tokens == end) | (texts.shape[1] >= decoding.max_length)

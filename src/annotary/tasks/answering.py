@@ -132,10 +132,14 @@ class Answering(AsksOneModel[Answerer]):
         return asked
 
 
-def read_questions(path: Path) -> OwnTexts[Question]:
+def read_questions(path: Path, answers: Sequence[str] | None = None) -> OwnTexts[Question]:
     """The questions of a table with the columns image and question, and answers where they are to be chosen from.
 
     Answers are a list, or a text with commas between them.
+
+    Args:
+        path: .csv, .tsv, .jsonl or .parquet.
+        answers: What is chosen from where a row has no answers.
 
     Raises:
         UsageError: The table cannot be read, or a row lacks something; the message says which.
@@ -144,10 +148,10 @@ def read_questions(path: Path) -> OwnTexts[Question]:
     found: dict[str, list[Question]] = {}
     for row in read_rows(path, ("image", "question"), ("answers",)):
         image, text, told = row
-        answers = split_labels(told) if isinstance(told, str) else told
-        if answers is not None and not isinstance(answers, list | tuple):
+        own = split_labels(told) if isinstance(told, str) else told
+        if own is not None and not isinstance(own, list | tuple):
             raise UsageError(f"{path}: the answers of {image!r} must be texts, but are {told!r}")
-        question = Question(text, tuple(answers) if answers else None)
+        question = Question(text, tuple(own or answers or ()) or None)
         _check(question)
         found.setdefault(image, []).append(question)
     return OwnTexts(found, str(path.parent))
