@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import threading
 from pathlib import Path
@@ -94,7 +95,7 @@ def test_texts_are_cut_as_the_encoder_cuts_them(starter, text, pieces):
 
 def _tokenizer(tokenizers, known=[]):  # noqa: B006  it takes half a second to read
     if not known:
-        known.append(tokenizers.Tokenizer.from_file(str(WEIGHTS / "tokenizer.json")))
+        known.append(tokenizers.Tokenizer.from_buffer(gzip.decompress((WEIGHTS / "tokenizer.json.gz").read_bytes())))
     return known[0]
 
 
@@ -164,7 +165,7 @@ def test_an_empty_text_is_one_line(starter, empty):
 def test_texts_are_opened_once_and_only_when_asked_for():
     model = load_model("starter", ONE_CORE)
     opened = []
-    tower = TextTower(WEIGHTS / "text.onnx", WEIGHTS / "tokenizer.json", ONE_CORE)
+    tower = TextTower(WEIGHTS / "text.onnx", WEIGHTS / "tokenizer.json.gz", ONE_CORE)
     model._open_texts = lambda: (opened.append(1), tower)[1]
     model.tag_scores(np.zeros((1, 260, 260, 3), np.uint8))
     assert not opened
@@ -217,11 +218,11 @@ def test_files_that_are_no_text_tower_are_one_line(tmp_path):
     with pytest.raises(ModelError, match="cannot read the tokenizer"):
         TextTower(WEIGHTS / "text.onnx", tmp_path / "tokenizer.json", ONE_CORE)
     with pytest.raises(ModelError, match="is no text tower"):
-        TextTower(WEIGHTS / "model.onnx", WEIGHTS / "tokenizer.json", ONE_CORE)
+        TextTower(WEIGHTS / "model.onnx", WEIGHTS / "tokenizer.json.gz", ONE_CORE)
 
 
 def test_the_files_are_small():
-    sizes = {name: (WEIGHTS / name).stat().st_size for name in ("text.onnx", "tokenizer.json")}
+    sizes = {name: (WEIGHTS / name).stat().st_size for name in ("text.onnx", "tokenizer.json.gz")}
     assert sum(sizes.values()) < 41_000_000
     assert (WEIGHTS / "model.onnx").stat().st_size < 18_000_000
 

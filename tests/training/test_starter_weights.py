@@ -41,7 +41,7 @@ def test_the_files_are_those_of_the_card() -> None:
     check_files(card, WEIGHTS)
     assert card.id == "starter@1.1"
     assert card.preprocess.size == (260, 260)
-    assert set(card.files) == {"model.onnx", "tags.csv", "text.onnx", "tokenizer.json"}
+    assert set(card.files) == {"model.onnx", "tags.csv", "text.onnx", "tokenizer.json.gz"}
     assert (WEIGHTS / "model.onnx").stat().st_size <= 18_000_000
 
 

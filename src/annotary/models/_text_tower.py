@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -31,7 +32,8 @@ class TextTower:
 
     Args:
         path: The ONNX file.
-        tokenizer_path: The `tokenizer.json` of the library `tokenizers`, which also adds what begins and ends a text.
+        tokenizer_path: The `tokenizer.json` of the library `tokenizers`, which also adds what begins and ends a text;
+            as it is, or compressed as `.gz`.
         options: How it runs.
         most_tokens: As `MOST_TOKENS`.
         end: What ends a text, by name.
@@ -106,7 +108,8 @@ def _read(path: Path) -> Tokenizer:
     if not path.is_file():
         raise ModelError(f"{path} is missing")
     try:
-        return Tokenizer.from_file(str(path))
+        content = path.read_bytes()
+        return Tokenizer.from_buffer(gzip.decompress(content) if path.suffix == ".gz" else content)
     except Exception as error:  # the library raises Exception itself
         told = (str(error).strip() or type(error).__name__).split("\n", 1)[0]
         raise ModelError(f"cannot read the tokenizer {path}: {told}") from error

@@ -1,0 +1,349 @@
+"""Makes the text tower small: its table of pieces in product codes, and what the codes change trained away.
+
+The tower that `joint_export` writes has half a byte a number, 256 bytes a piece. Here a piece has 88 bytes, or 176 if
+it is frequent. The codes are chosen by how far the text vectors move (`codes`); then the centres and all scales and
+offsets of the tower are trained for a few minutes to give the vectors that it gave before, on captions, names, and
+pieces of all languages put together by chance. No text of the languages is needed for that.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import torch
+from onnx import TensorProto, numpy_helper
+from tokenizers import Tokenizer
+from torch import Tensor
+from torch.nn import functional
+
+from recipes.starter import features
+from recipes.starter.codes import CENTRES, CodedRows, encode
+from recipes.starter.graph import GraphBuilder
+from recipes.starter.graph_in_torch import TorchGraph
+from recipes.starter.sentences import CHUNKS, padded
+from recipes.starter.tables import read_vocabulary
+
+IDS, MASK, OUTPUT = "input_ids", "attention_mask", "text_embeds"
+
+FIRST_WORD = 30
+"""Pieces before it are no text."""
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class SizeOptions:
+    """Chosen on Flickr8k dev, see the page."""
+
+    groups: int = 88
+    """Bytes of a piece."""
+
+    width: int = 5
+    """Directions that a byte tells of."""
+
+    first: int = 30_000
+    """The most frequent pieces, which have as many bytes again."""
+
+    floor: float = 0.03
+    """What every direction counts at least, as a share of the mean."""
+
+    steps: int = 400
+    """Of the training after."""
+
+    learning_rate: float = 1e-3
+    """Of Adam at its highest; it falls as a cosine to 0."""
+
+    batch_size: int = 192
+    """Texts a step."""
+
+    seed: int = 0
+    """Of everything."""
+
+
+@dataclass(frozen=True)
+class WideTable:
+    """The table of the tower as `text_tower` writes it, and where it is in the graph."""
+
+    output: str
+    """The tensor of rows."""
+
+    whole: npt.NDArray[np.uint8]
+    """``[1024, 512]``: steps of the first rows, which stay as they are."""
+
+    scale: npt.NDArray[np.float32]
+    """``[17, 1]``: of a step."""
+
+    low: npt.NDArray[np.float32]
+    """``[17, 1]``: of step 0."""
+
+    rows: Tensor
+    """``[pieces, 512]``: all rows."""
+
+
+def read_table(path: Path) -> WideTable:
+    """Read the table out of the file: its lookup is asked for every piece."""
+    model = onnx.load(path)
+    graph = model.graph
+    output = next(node for node in graph.node if node.op_type == "Transpose").input[0]
+    sum_ = next(node for node in graph.node if output in node.output)
+    makers = {name: node for node in graph.node for name in node.output}
+    arrays = {entry.name: numpy_helper.to_array(entry) for entry in graph.initializer}
+    scaled, low = makers[sum_.input[0]], makers[sum_.input[1]]
+    scale = makers[scaled.input[1]]
+    whole = next(a for a in arrays.values() if a.dtype == np.uint8 and a.shape[1:] == (512,))
+    pieces = len(whole) + next(len(a) for a in arrays.values() if a.shape[1:] == (256,))
+    places = np.arange(pieces, dtype=np.int64)[None]
+    session = features.open_session(_with_output(model, output))
+    (rows,) = session.run([output], {IDS: places, MASK: np.ones_like(places)})
+    return WideTable(
+        output,
+        whole.copy(),
+        arrays[scale.input[0]].copy(),
+        arrays[low.input[0]].copy(),
+        torch.from_numpy(rows[0].copy()),
+    )
+
+
+def _with_output(model: onnx.ModelProto, name: str) -> bytes:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    copy.graph.output.append(onnx.helper.make_empty_tensor_value_info(name))
+    data: bytes = copy.SerializeToString()
+    return data
+
+
+class Texts:
+    """Texts as pieces: captions and names, and pieces put together by chance.
+
+    Args:
+        texts: Captions and names, as pieces.
+        pieces: How many pieces there are.
+    """
+
+    def __init__(self, texts: Sequence[list[int]], pieces: int) -> None:
+        self._texts = texts
+        self._pieces = pieces
+
+    def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Pieces and mask of a batch: half texts, the other half one to eight pieces of any language."""
+        half = count // 2
+        chosen = torch.randint(len(self._texts), (half,), generator=generator).tolist()
+        found = [self._texts[place] for place in chosen]
+        for _ in range(count - half):
+            length = int(torch.randint(1, 9, (1,), generator=generator))
+            low, high = FIRST_WORD, self._pieces
+            if torch.rand(1, generator=generator) < 0.5:  # as often frequent pieces alone
+                high = self._pieces // 4
+            found.append([1, *torch.randint(low, high, (length,), generator=generator).tolist(), 2])
+        return padded(found)
+
+
+def metric_of(tower: TorchGraph, table: WideTable, texts: Texts, options: SizeOptions) -> Tensor:
+    """How much a change of a piece's shape changes the text vectors ``[512, 512]``, with mean 1 on the diagonal."""
+    generator = torch.Generator().manual_seed(options.seed)
+    width = table.rows.shape[1]
+    total = torch.zeros(width, width)
+    for _ in range(80):
+        ids, mask = texts.draw(options.batch_size, generator)
+        rows = table.rows[ids].requires_grad_()
+        vectors = tower({table.output: rows, MASK: mask})
+        # A random direction of the output: its squared gradient is, on average, that of all.
+        direction = torch.randn(vectors.shape, generator=generator)
+        (found,) = torch.autograd.grad((vectors * direction).sum(), rows)
+        is_word = (mask > 0) & (ids >= FIRST_WORD)
+        lengths = table.rows[ids[is_word]].norm(dim=1, keepdim=True)
+        each = found[is_word] * lengths
+        # A text counts once, however much of it a piece is.
+        each = each / each.norm(dim=1, keepdim=True).clamp(min=1e-9).sqrt()
+        total += each.T @ each
+    total = total / total.trace() * width
+    return total + options.floor * torch.eye(width)
+
+
+def train_away(
+    coded: CodedRows, tower: TorchGraph, table: WideTable, texts: Texts, options: SizeOptions, say: Say
+) -> None:
+    """Train the centres and the tower's floats, in place, to give the text vectors of the table as it was."""
+    before = {name: value.detach().clone() for name, value in tower.arrays.items()}
+    trained = [coded.centres, coded.extra_centres, coded.turn, coded.middle]
+    for tensor in trained:
+        tensor.requires_grad_()
+    arrays = [value for value in tower.arrays.values() if value.numel() > 1]
+    # Arrays differ much in size: a step is a share of what they hold.
+    groups = [
+        {"params": [value], "lr": options.learning_rate * float(value.detach().abs().mean())}
+        for value in [*trained, *arrays]
+    ]
+    optimiser = torch.optim.Adam(groups, betas=(0.9, 0.99))
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, options.steps)
+    generator = torch.Generator().manual_seed(options.seed + 1)
+    for step in range(options.steps):
+        ids, mask = texts.draw(options.batch_size, generator)
+        with torch.no_grad():
+            now = {name: value.clone() for name, value in tower.arrays.items()}
+            _put(tower, before)
+            wanted = tower({table.output: table.rows[ids], MASK: mask})
+            _put(tower, now)
+        found = tower({table.output: _mixed(coded, table, ids), MASK: mask})
+        loss = (1 - functional.cosine_similarity(found, wanted)).mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+        if step % 50 == 0 or step == options.steps - 1:
+            say(f"step {step}: mean cosine {1 - loss.item():.4f}")
+    for tensor in trained:
+        tensor.requires_grad_(requires_grad=False)
+
+
+def _put(tower: TorchGraph, values: dict[str, Tensor]) -> None:
+    for name, value in values.items():
+        tower.arrays[name].data.copy_(value)
+
+
+def _mixed(coded: CodedRows, table: WideTable, ids: Tensor) -> Tensor:
+    """Rows of the coded table; the very first are whole."""
+    is_whole = (ids < len(table.whole))[..., None]
+    return torch.where(is_whole, table.rows[ids], coded.rows(ids))
+
+
+def write(path: Path, source: Path, coded: CodedRows, tower: TorchGraph, table: WideTable) -> None:
+    """Write the small tower: the source's graph with another lookup, and floats as trained."""
+    model = onnx.load(source)
+    kept = [node for node in model.graph.node if not _leads_to(node, model.graph, table.output)]
+    graph = GraphBuilder("coded_")
+    _add_lookup(graph, coded, table)
+    used = {name for node in kept for name in node.input}
+    arrays = []
+    for entry in model.graph.initializer:
+        if entry.name in used:
+            if entry.name in tower.arrays:
+                values = tower.arrays[entry.name].detach().numpy()
+                entry = numpy_helper.from_array(values.reshape(tuple(entry.dims)), entry.name)
+            arrays.append(entry)
+    del model.graph.node[:], model.graph.initializer[:]
+    model.graph.node.extend([*graph.nodes, *kept])
+    model.graph.initializer.extend([*graph.constants, *arrays])
+    onnx.checker.check_model(model, full_check=True)
+    path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def _leads_to(node: onnx.NodeProto, graph: onnx.GraphProto, output: str) -> bool:
+    """Whether a node is part of the old lookup: it stands before its end and nothing after it needs it."""
+    names = [name for each in graph.node for name in each.output]
+    end = names.index(output)
+    later = {name for each in graph.node for name in each.input if names.index(each.output[0]) > end}
+    return names.index(node.output[0]) <= end and not (set(node.output) - {output}) & later
+
+
+def _add_lookup(graph: GraphBuilder, coded: CodedRows, table: WideTable) -> None:
+    """Rows of the pieces ``[b, t, 512]``, under the name that the graph knows."""
+    groups, width = coded.centres.shape[0], coded.centres.shape[2]
+    first = len(coded.extra_codes)
+    found = _add_centres(graph, coded.codes, coded.centres, IDS)
+    place = graph.node("Min", IDS, graph.constant(np.array(first - 1, np.int64)))
+    extra = _add_centres(graph, coded.extra_codes, coded.extra_centres, place)
+    is_first = graph.node("Less", IDS, graph.constant(np.array(first, np.int64)))
+    axes = graph.constant(np.array([2, 3], np.int64))
+    shares = graph.node("Unsqueeze", graph.node("Cast", is_first, to=TensorProto.FLOAT), axes)
+    found = graph.node("Add", found, graph.node("Mul", extra, shares))
+    shape = graph.constant(np.array([0, 0, groups * width], np.int64))
+    turn = graph.wide(coded.turn.half().numpy())
+    turned = graph.node("MatMul", graph.node("Reshape", found, shape), turn)
+    turned = graph.node("Add", turned, graph.constant(coded.middle.numpy()))
+    axis = graph.constant(np.array([2], np.int64))
+    lengths = graph.node("Gather", graph.constant(coded.lengths.numpy()), IDS)
+    lengths = graph.node("Cast", lengths, to=TensorProto.INT64)
+    length = graph.node("Gather", graph.constant(coded.length.numpy()), lengths)
+    rows = graph.node("Mul", turned, graph.node("Unsqueeze", length, axis))
+    limit = len(table.whole)
+    place = graph.node("Min", IDS, graph.constant(np.array(limit - 1, np.int64)))
+    steps = graph.node("Gather", graph.constant(table.whole), place)
+    part = graph.node("Mod", IDS, graph.constant(np.array(CHUNKS, np.int64)))
+    scale = graph.node("Gather", graph.constant(table.scale), part)
+    low = graph.node("Gather", graph.constant(table.low), part)
+    steps = graph.node("Mul", graph.node("Cast", steps, to=TensorProto.FLOAT), scale)
+    whole = graph.node("Add", steps, low)
+    is_whole = graph.node("Less", IDS, graph.constant(np.array(limit, np.int64)))
+    graph.node("Where", graph.node("Unsqueeze", is_whole, axis), whole, rows, name=table.output)
+
+
+def _add_centres(graph: GraphBuilder, codes: Tensor, centres: Tensor, places: str) -> str:
+    """The centres that the codes of some places choose, ``[b, t, groups, width]``."""
+    starts = np.arange(centres.shape[0], dtype=np.int64) * CENTRES
+    chosen = graph.node("Gather", graph.constant(codes.numpy()), places)
+    chosen = graph.node("Cast", chosen, to=TensorProto.INT64)
+    chosen = graph.node("Add", chosen, graph.constant(starts))
+    flat = graph.wide(centres.flatten(0, 1).half().numpy())
+    return graph.node("Gather", flat, chosen)
+
+
+def make(
+    source: Path, tokenizer: Path, texts: Sequence[str], output: Path, options: SizeOptions, say: Say
+) -> None:
+    """Write the small tower.
+
+    Args:
+        source: The tower as `joint_export` wrote it.
+        tokenizer: Its `tokenizer.json`.
+        texts: Captions of the training and names, in any language.
+        output: The file to write.
+        options: How small.
+        say: Called with a line of text.
+    """
+    pieces = [found.ids for found in Tokenizer.from_file(str(tokenizer)).encode_batch(list(texts))]
+    table = read_table(source)
+    tower = TorchGraph(source, [table.output], OUTPUT)
+    drawn = Texts(pieces, len(table.rows))
+    say("what the text vectors notice of the pieces")
+    metric = metric_of(tower, table, drawn, options)
+    say(f"codes of {len(table.rows):,} pieces")
+    coded = encode(table.rows, metric, options.groups, options.width, options.first, options.seed)
+    train_away(coded, tower, table, drawn, options, say)
+    write(output, source, coded, tower, table)
+    say(f"{output}: {output.stat().st_size / 1e6:.1f} MB, {json.dumps(asdict(options))}")
+
+
+def training_texts(data: Path) -> list[str]:
+    """Captions of the training split of Flickr8k, and the tags, alone and as photos."""
+    rows = (data / "flickr8k" / "index.jsonl").read_text(encoding="utf-8").splitlines()
+    captions = [
+        caption.strip().rstrip(" .")
+        for row in map(json.loads, rows)
+        if row["split"] == "train"
+        for caption in row["captions"]
+    ]
+    names = read_vocabulary().names
+    return [*captions, *names, *(f"a photo of a {name}" for name in names)]
+
+
+def main() -> int:
+    """``python -m recipes.starter.small_text --data ../shared/data --work build/starter``."""
+    parser = argparse.ArgumentParser(prog="python -m recipes.starter.small_text")
+    parser.add_argument("--data", type=Path, required=True, help="folder with flickr8k")
+    parser.add_argument("--work", type=Path, default=Path("build/starter"), help="work folder")
+    parser.add_argument("--output", type=Path, required=True, help="the file to write")
+    arguments = parser.parse_args()
+    start = time.perf_counter()
+    torch.set_num_threads(features.THREADS)
+    make(
+        arguments.work / "joint" / "text.onnx",
+        arguments.work / "joint" / "tokenizer.json",
+        training_texts(arguments.data),
+        arguments.output,
+        SizeOptions(),
+        lambda line: print(f"[{time.perf_counter() - start:5.0f} s] {line}", flush=True),
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
