@@ -133,6 +133,48 @@ def test_added_images_move_none_and_boxes_of_before_stay(tmp_path, form):
     assert len(list(out.rglob("*.png"))) == 74
 
 
+def test_corrected_annotations_of_coco_are_kept_beside_the_new_ones(tmp_path):
+    photos, out = spotted(tmp_path / "photos", red=4), tmp_path / "out"
+    make_boxes(photos, out, "coco", split="all=1")
+    path = out / "all" / "_annotations.coco.json"
+    first = path.read_bytes()
+    make_boxes(photos, out, "coco", split="all=1")
+    assert path.read_bytes() == first
+    assert len(list(out.rglob("*.json"))) == 3  # the dataset, the settings and the annotations
+    for number, name in enumerate(("changed", "changed-2"), start=1):
+        told = json.loads(path.read_text())
+        told["annotations"][0]["category_id"] = 3
+        path.write_text(json.dumps(told))
+        spotted(photos, start=20 + number, red=1)
+        make_boxes(photos, out, "coco", split="all=1")
+        assert json.loads((out / "all" / f"_annotations.coco.{name}.json").read_text()) == told
+        assert len(json.loads(path.read_text())["images"]) == 4 + number
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_images_that_somebody_removed_are_in_no_list(tmp_path, form):
+    photos, out = spotted(tmp_path / "photos", red=4), tmp_path / "out"
+    make_boxes(photos, out, form, split="all=1")
+    (gone,) = out.rglob("red-002.png")
+    gone.unlink()
+    data_file = out / "data.yaml"
+    if form == "yolo":
+        data_file.write_text(data_file.read_text() + "download: none\n")
+    spotted(photos, start=20, red=1)
+    make_boxes(photos, out, form, split="all=1")
+    assert not gone.exists()
+    assert len(list(out.rglob("*.png"))) == 4
+    if form == "coco":
+        told = json.loads((out / "all" / "_annotations.coco.json").read_text())
+        assert "red-002.png" not in {image["file_name"] for image in told["images"]}
+        assert len(told["images"]) == 4
+    if form == "voc":
+        listed = (out / "ImageSets" / "Main" / "all.txt").read_text().split()
+        assert listed == ["red-000", "red-001", "red-003", "red-020"]
+    if form == "yolo":
+        assert data_file.read_text().endswith("download: none\n")
+
+
 def test_equal_images_are_in_the_same_part_and_the_seed_tells_which(photos, tmp_path):
     for path in sorted(photos.iterdir()):
         shutil.copyfile(path, photos / f"copy-{path.name}")

@@ -91,9 +91,9 @@ class Building:
         self.summary: dict[str, Any] = {}
         self._dataset = dataset
         self._placer = Placer(dataset.folder, dataset.store, dataset.options.placing)
-        has_boxes = dataset.description.task == "detect"
-        self._contents: Contents = (BoxedImages if has_boxes else LabelledImages)(dataset)
-        self._writes_beside = has_boxes and has_files_beside(dataset.form)
+        self._has_boxes = dataset.description.task == "detect"
+        self._contents: Contents = (BoxedImages if self._has_boxes else LabelledImages)(dataset)
+        self._writes_beside = self._has_boxes and has_files_beside(dataset.form)
 
     def __iter__(self) -> Iterator[Entry]:
         """Write; each image is yielded when it is in its place.
@@ -121,7 +121,7 @@ class Building:
                 if self._is_there(entry, row, is_old=number <= done):
                     contents.count(row)
                     labels.add(row)
-                    if contents.is_in_tables(row):
+                    if contents.is_in_tables(row) and not self._was_removed(row):
                         tables.add(row)
                 yield entry
             if dataset.places_images:
@@ -183,6 +183,10 @@ class Building:
         dataset.failures.settle(entry.original)
         self.outcome.done += 1
         return True
+
+    def _was_removed(self, row: Row) -> bool:
+        """Whether somebody has taken an image of a dataset of boxes away; trainers stop at lists that still name it."""
+        return self._has_boxes and not os.path.lexists(self._dataset.folder / row.file)
 
     def _place(self, entry: Entry, row: Row) -> None:
         """Put an image in its place, and what is said of it beside it."""

@@ -2,14 +2,15 @@
 
 torchvision, detectron2, MMDetection and supervision are told the folder and the file, and read it as well. Images
 without a box are in the file, too. Numbers of categories begin with 1, as in COCO itself; those of images and boxes are
-each there once in the whole dataset. A box has the `score` of the model that found it, which readers pass over.
+each there once in the whole dataset. A box has the `score` of the model that found it, which readers pass over. A file
+that somebody has changed is kept beside the new one when images are added.
 https://cocodataset.org/#format-data
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-import shutil
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -28,8 +29,14 @@ FOLDERS = ("{part}",)
 
 ANNOTATIONS_FILE = "_annotations.coco.json"
 
+_CHUNK = 1 << 20
+
 _IN_MEMORY = 1 << 16
 """Bytes of a part's boxes that are kept in memory; more wait on the disk until all images are written."""
+
+
+_SEAL = ',\n"written_by": {{"annotary": "{digest}"}}}}\n'
+"""The end of a file: the sha256 of all before it, so that a file that somebody has changed since is known."""
 
 
 class _List:
@@ -41,12 +48,22 @@ class _List:
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file = file
+        self._digest = hashlib.sha256()
         self._between = b"\n"
 
     def append(self, value: dict[str, Any]) -> None:
         """Write another entry."""
-        self.file.write(self._between + _text(value).encode())
+        self.write(self._between + _text(value).encode())
         self._between = b",\n"
+
+    def write(self, data: bytes) -> None:
+        """Write what is no entry."""
+        self._digest.update(data)
+        self.file.write(data)
+
+    def seal(self) -> None:
+        """Write the end of the file."""
+        self.file.write(_SEAL.format(digest=self._digest.hexdigest()).encode())
 
 
 class Annotations:
@@ -104,10 +121,13 @@ class Annotations:
                     raise error
                 for part in self._parts:
                     images, boxes = self._lists_of(part)
-                    images.file.write(b'\n],\n"annotations": [')
+                    images.write(b'\n],\n"annotations": [')
                     boxes.file.seek(0)
-                    shutil.copyfileobj(boxes.file, images.file)
-                    images.file.write(b"\n]}\n")
+                    while chunk := boxes.file.read(_CHUNK):
+                        images.write(chunk)
+                    images.write(b"\n]")
+                    images.seal()
+                    _keep_changed(self._output / part / ANNOTATIONS_FILE)
         except OSError as failed:
             raise OutputError(f"cannot write {self._output}: {failed.strerror}") from failed
 
@@ -127,8 +147,8 @@ class Annotations:
             opening = (
                 f'{{"info": {_text(info)},\n"licenses": [],\n"categories": {_text(categories)}'
             )
-            file.write(f'{opening},\n"images": ['.encode())
             self._lists[part] = _List(file), _List(boxes)
+            self._lists[part][0].write(f'{opening},\n"images": ['.encode())
         return self._lists[part]
 
     def _annotation(self, box: Box) -> dict[str, Any]:
@@ -148,6 +168,32 @@ class Annotations:
 def open(output: Path, classes: Sequence[str], parts: Sequence[str]) -> Annotations:  # noqa: A001
     """The files of all parts."""
     return Annotations(output, classes, parts)
+
+
+def _keep_changed(path: Path) -> None:
+    """Move a file away that somebody has corrected: those who label by hand do so in it.
+
+    Raises:
+        OSError: It cannot be moved.
+    """
+    if not path.is_file() or _is_as_written(path):
+        return
+    number, kept = 1, path.with_name(f"{path.stem}.changed.json")
+    while kept.exists():
+        number += 1
+        kept = path.with_name(f"{path.stem}.changed-{number}.json")
+    path.rename(kept)
+
+
+def _is_as_written(path: Path) -> bool:
+    """Whether a file is as annotary wrote it."""
+    digest = hashlib.sha256()
+    left = path.stat().st_size - len(_SEAL.format(digest=digest.hexdigest()))
+    with path.open("rb") as file:
+        while left > 0 and (chunk := file.read(min(left, _CHUNK))):
+            digest.update(chunk)
+            left -= len(chunk)
+        return file.read() == _SEAL.format(digest=digest.hexdigest()).encode()
 
 
 def _text(value: object) -> str:

@@ -2,7 +2,7 @@
 
 As ultralytics, YOLOv5 to YOLOv12, RF-DETR and supervision read it: the boxes of an image are found by putting `labels`
 in the place of `images`, and `.txt` in that of the suffix. `data.yaml` has no `path`, which makes ultralytics look
-beside the file itself, so that the folder may be moved.
+beside the file itself, so that the folder may be moved. It is written once, so that settings may be added.
 https://docs.ultralytics.com/datasets/detect/
 """
 
@@ -57,8 +57,9 @@ class DataFile:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if error is None:
-            write_atomically(self._output / DATA_FILE, self._text)
+        path = self._output / DATA_FILE
+        if error is None and not path.exists():  # nothing in it changes but by hand
+            write_atomically(path, self._text)
 
 
 def open(output: Path, classes: Sequence[str], parts: Sequence[str]) -> DataFile:  # noqa: A001
