@@ -262,7 +262,8 @@ def test_only_models_that_exist_are_shown(page):
 def test_every_format_and_suffix_is_documented():
     text = RUNNING.read_text("utf-8")
     pages = text + "".join(
-        (ROOT / "docs" / f"formats-{kind}.md").read_text("utf-8") for kind in ("sidecars", "tables")
+        (ROOT / "docs" / f"formats-{kind}.md").read_text("utf-8")
+        for kind in ("sidecars", "tables", "boxes")
     )
     for name in sinks.formats():
         assert re.search(rf"^###? {name}$", pages, re.M), name

@@ -17,8 +17,6 @@ from annotary.records import Annotation, Box
 from annotary.sinks import SinkOptions, read_tags
 from tests.sinks.boxes import ALL, BIRD, DOG, SKY, in_one_folder, several, write
 
-PAGE = Path(__file__).parent.parent.parent / "docs" / "formats-boxes.md"
-
 
 def tasks_of(path: Path) -> list[dict[str, Any]]:
     """The tasks of an import, checked against https://labelstud.io/guide/predictions and /guide/task_format.

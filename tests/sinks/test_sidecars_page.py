@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from annotary.records import Annotation, Item, Tag
+from annotary.records import Annotation, Caption, Item, Tag
 from annotary.sinks import SinkOptions, format_named, formats, open_sink
 from annotary.sinks.hydrus import NAMESPACES
 
@@ -40,6 +40,16 @@ def test_the_sample_is_what_is_written(form, tmp_path):
     open_sink(form, None, SinkOptions()).write(item, annotation)
     sample = re.findall(r"^```(?:text|json|xml)\n(.*?)^```$", section(form), re.S | re.M)[0]
     assert (tmp_path / FILES[form]).read_text("utf-8") == sample
+
+
+def test_the_line_of_a_caption_is_what_is_written(tmp_path):
+    tags = (Tag("dog", 0.961304, "animal"), Tag("beach", 0.874021, "place"))
+    caption = Caption("a dog on a beach")
+    item = Item("photos/2024/dog.jpg", path=tmp_path / "dog.jpg")
+    annotation = Annotation(item.image, 4032, 3024, tags=tags, captions=(caption,))
+    open_sink("txt", None, SinkOptions(), ("tags", "captions")).write(item, annotation)
+    (sample,) = re.findall(r"^```text\n(.*?)^```$", section("Captions"), re.S | re.M)
+    assert (tmp_path / "dog.txt").read_text("utf-8") == sample
 
 
 def test_the_namespaces_of_the_page_are_those_of_the_code():

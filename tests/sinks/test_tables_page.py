@@ -11,12 +11,32 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from annotary.records import Annotation, Decision, Embedding, Item, Label, Reason, Tag
+from annotary.records import (
+    Annotation,
+    Box,
+    Caption,
+    Decision,
+    Embedding,
+    Item,
+    Label,
+    Reason,
+    Tag,
+)
 from annotary.sinks import SinkOptions, format_named, formats, open_sink
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "formats-tables.md"
 NAME = "photos/2024/dog.jpg"
 LABELS = (Label("dog", 0.81), Label("cat", 0.12))
+WRITTEN = Annotation(
+    NAME,
+    4032,
+    3024,
+    captions=(Caption("a dog on a beach", 0.7213, 0.9634),),
+    boxes=(
+        Box("dog", 0.8712, (412.5, 980.25, 2210, 2890.75)),
+        Box("ball", 0.4105, (2500, 2700.5, 2755.25, 2950)),
+    ),
+)
 OUTPUTS = {
     "csv": "tags.csv",
     "parquet": "tags.parquet",
@@ -63,6 +83,9 @@ def outputs(tmp_path: Path) -> Path:
         sink = open_sink(form, Path(output), SinkOptions(), PARTS.get(form, ("tags",)))
         sink.write(item, others.get(form, annotation))
         sink.close(complete=True)
+    sink = open_sink("csv", Path("boxes.csv"), SinkOptions(), ("boxes",))
+    sink.write(Item(NAME, path=Path(NAME)), WRITTEN)
+    sink.close(complete=True)
     Path("vectors.jsonl").write_text(json.dumps({"image": NAME, "width": 4032, "height": 3024}))
     return tmp_path
 
@@ -75,6 +98,12 @@ def test_the_samples_are_what_is_written(outputs):
     sink.write(Item(NAME, path=Path(NAME)), found)
     sink.close(complete=True)
     assert Path("labels.csv").read_text() == blocks("csv", "csv")[1]
+    for output, part, sample in (("c.csv", "captions", 2), ("b.csv", "boxes", 3)):
+        sink = open_sink("csv", Path(output), SinkOptions(), (part,))
+        for found in (WRITTEN, Annotation("photos/sky.jpg", 1600, 1200))[: sample - 1]:
+            sink.write(Item(found.image, path=Path(found.image)), found)
+        sink.close(complete=True)
+        assert Path(output).read_text() == blocks("csv", "csv")[sample]
     for form, output in OUTPUTS.items():
         samples = blocks(form, "json")
         assert bool(samples) == (form in ("kohya", "kohya-jsonl", "imagefolder", "folders"))
@@ -129,12 +158,16 @@ def test_the_page_says_what_formats_hold():
     """The table of parts has a row for each, and is right."""
     page = PAGE.read_text("utf-8")
     (table,) = re.findall(r"^\| format \| tags \|.*?\n\|.*?\n(.*?)\n\n", page, re.S | re.M)
+    columns = (
+        *(("tags",), ("labels",), ("captions",), ("answers", "matches"), ("boxes",)),
+        *(("decision",), ("embedding",)),
+    )
     said = {}
     for row in table.splitlines():
         names, *cells = (cell.strip() for cell in row.strip("|").split("|"))
-        parts = ("tags", "labels", "decision", "embedding")
-        held = {part for part, cell in zip(parts, cells, strict=True) if cell}
+        cells_of = zip(columns, cells, strict=True)
+        held = {part for parts, cell in cells_of if cell for part in parts}
         said |= dict.fromkeys(re.findall(r"`([\w-]+)`", names), held)
     for form, held in said.items():
-        assert held == set(format_named(form).parts) & {"tags", "labels", "decision", "embedding"}
+        assert held == set(format_named(form).parts)
     assert set(said) == {*OUTPUTS, "jsonl", "json"}

@@ -193,17 +193,12 @@ def _box(box: Box, annotation: Annotation) -> str:
 def _meta(labels: tuple[str, ...], count: int) -> bytes:
     """What the task would have to know: its labels, each with a score."""
     attribute = (
-        "            <attribute>\n"
-        "              <name>score</name>\n"
-        "              <mutable>False</mutable>\n"
-        "              <input_type>text</input_type>\n"
-        "              <default_value></default_value>\n"
-        "              <values></values>\n"
-        "            </attribute>\n"
+        "<name>score</name><mutable>False</mutable><input_type>text</input_type>"
+        "<default_value></default_value><values></values>"
     )
     listed = "".join(
         f"        <label>\n          <name>{_xml.content(label)}</name>\n"
-        f"          <attributes>\n{attribute}          </attributes>\n        </label>\n"
+        f"          <attributes><attribute>{attribute}</attribute></attributes>\n        </label>\n"
         for label in labels
     )
     return (
