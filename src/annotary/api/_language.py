@@ -125,7 +125,8 @@ class Language:
             UsageError: An option or the input makes no sense, or the model answers no questions.
         """
         offered = None if answers is None else tuple(dict.fromkeys(_texts(answers, "answers")))
-        own, every = None, ()
+        own: OwnTexts[Question] | None = None
+        every: tuple[Question, ...] = ()
         if isinstance(questions, Mapping):
             own = OwnTexts(
                 {
@@ -168,7 +169,8 @@ class Language:
         Raises:
             UsageError: The input makes no sense, or the model does not judge texts.
         """
-        own, every = None, ()
+        own: OwnTexts[str] | None = None
+        every: tuple[str, ...] = ()
         if isinstance(texts, Mapping):
             own = OwnTexts({name: _texts(some, "texts") for name, some in texts.items()})
         else:
