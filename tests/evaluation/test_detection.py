@@ -26,6 +26,9 @@ from hypothesis import strategies as st
 from annotary.errors import NothingToDo, UsageError
 from annotary.evaluation.box_files import DrawnBoxes, FoundBoxes, read_drawn, read_found
 from annotary.evaluation.detection import measure_detection
+from annotary.records import Annotation, Box, Item
+from annotary.registry import load
+from annotary.sinks import SinkOptions
 from tests.conftest import child_environment
 from tests.evaluation.boxes import made_up
 
@@ -285,6 +288,37 @@ def test_records_are_read_with_names_and_labels_as_others_write_them(tmp_path):
     assert read_found(tmp_path / "found.json", drawn).boxes == found.boxes
 
 
+@pytest.mark.parametrize(
+    ("form", "suffix", "parts"),
+    [
+        ("jsonl", ".jsonl", ("boxes",)),
+        ("csv", ".csv", ("boxes",)),
+        ("csv", ".csv", ("captions", "boxes")),
+        ("parquet", ".parquet", ("boxes",)),
+        ("coco", ".json", ("boxes",)),
+    ],
+)
+def test_what_annotary_writes_is_read(tmp_path, form, suffix, parts):
+    pytest.importorskip("pyarrow")
+    truth = {**TRUTH, "images": [{"id": n, "file_name": f"{n}.jpg"} for n in (1, 2, 3)]}
+    (tmp_path / "truth.json").write_text(json.dumps(truth))
+    drawn = read_drawn(tmp_path / "truth.json")
+    sink = load("sinks", form).open(tmp_path / f"out{suffix}", SinkOptions(), parts)
+    boxes = (Box("cat", 0.75, (1.0, 2.0, 9.5, 8.0)), Box("cat", 0.5, (0.0, 0.0, 4.0, 4.0)))
+    for name, own in (("1.jpg", boxes), ("2.jpg", ()), ("4.jpg", boxes)):
+        sink.write(
+            Item.from_path(name), Annotation(name, 10, 9, boxes=own, sources={"boxes": "x@1"})
+        )
+    sink.close(complete=True)
+    found = read_found(tmp_path / f"out{suffix}", drawn)
+    assert [tuple(box) for box in found.boxes] == [
+        (0, 0, (1.0, 2.0, 8.5, 6.0), 0.75),
+        (0, 0, (0.0, 0.0, 4.0, 4.0), 0.5),
+    ]
+    assert found.images == 2
+    assert found.unknown_images == ["4.jpg"]
+
+
 TRUTH = {
     "images": [{"id": 1, "file_name": "a.jpg"}],
     "categories": [{"id": 1, "name": "cat"}],
@@ -357,12 +391,17 @@ def test_files_that_are_no_truths(tmp_path):
         ),
         ("a.jsonl", '{"image": "a.jpg", "width": 1, "height": 1}\nx', "line 2"),
         ("a.jsonl", '{"image": "a.jpg", "width": 1, "height": 1}\n' * 2, "two records"),
+        ("a.csv", "image,width,height\n", "no column 'boxes'"),
+        ("a.csv", "image,width,height,boxes\na.jpg,1,1,[5]\n", "row 1"),
+        ("a.csv", "image,width,height,boxes\na.jpg,1,1,x\n", "holds no boxes"),
+        ("none.jsonl", None, "No such file"),
         ("a.jsonl", '{"image": "b.jpg", "width": 1, "height": 1}', "no image of"),
     ],
 )
 def test_broken_results_are_told_in_a_line(tmp_path, name, text, told):
     (tmp_path / "truth.json").write_text(json.dumps(TRUTH))
-    (tmp_path / name).write_text(text)
+    if text is not None:
+        (tmp_path / name).write_text(text)
     with pytest.raises(UsageError, match=told) as error:
         read_found(tmp_path / name, read_drawn(tmp_path / "truth.json"))
     assert "\n" not in str(error.value)

@@ -117,7 +117,8 @@ def _captions(dataset: Path, values: dict[str, Any]) -> int:
     check_replaceable(values["output"], "evaluate captions")
     if values["predictions"] is not None and values["model"] is not None:
         raise UsageError("--predictions and --model are two ways to the same captions; choose one")
-    if values["model"] is None and (told := [*given(values, CaptioningOptions)]):
+    told = [flag for flag in given(values, CaptioningOptions) if flag != "--seed"]
+    if values["model"] is None and told:
         raise UsageError(f"{', '.join(told)}: only with --model, which writes captions")
     pairs, written_by = _pairs(dataset, values)
     result = None

@@ -40,7 +40,7 @@ def predictions_options(function: Function) -> Function:
             "--predictions",
             type=FILE,
             metavar="FILE",
-            help="What was found: JSON Lines of annotary, COCO results, or COCO JSON with scores.",
+            help="What was found: an output of annotary (JSON Lines, CSV, Parquet, COCO), or COCO results.",
         ),
         click.option(
             "--images",

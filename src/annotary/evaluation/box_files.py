@@ -1,8 +1,8 @@
 """Files of boxes: those that people drew, in the JSON of COCO and LVIS, and those that a model found.
 
-Found boxes are what annotary writes (JSON Lines, COCO JSON) or a list of results as COCO's server takes it. Boxes are
-`xywh` in pixels of the upright image. Labels are compared by name: as they are written, else without regard to
-capitals, with spaces for underscores.
+Found boxes are what annotary writes (JSON Lines, CSV, Parquet, COCO JSON) or a list of results as COCO's server takes
+it. Boxes are `xywh` in pixels of the upright image. Labels are compared by name: as they are written, else without
+regard to capitals, with spaces for underscores.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 from annotary.errors import NothingToDo, UsageError
+from annotary.evaluation._box_tables import TABLE_SUFFIXES, records_of_table
 from annotary.evaluation.caption_files import read_json
 from annotary.evaluation.image_names import ImageNames
 from annotary.records import Annotation, Failure, Item, from_line
@@ -234,7 +235,7 @@ def read_found(place: Path, drawn: DrawnBoxes) -> FoundBoxes:
     """Boxes that a model found, from a file.
 
     Args:
-        place: JSON Lines of annotary, a list of results of COCO, or COCO JSON with scores.
+        place: JSON Lines or a table of annotary, a list of results of COCO, or COCO JSON with scores.
         drawn: The truth.
 
     Raises:
@@ -267,12 +268,15 @@ def found_in(records: Iterable[Annotation], drawn: DrawnBoxes) -> FoundBoxes:
 
 
 def _records(place: Path) -> Iterator[Annotation]:
-    """The records of a file of JSON Lines.
+    """The records of a file of JSON Lines or of a table.
 
     Raises:
         UsageError: It cannot be read.
-        ValueError: A line is no record; the message says which.
+        ValueError: A line or a row is no record; the message says which.
     """
+    if place.suffix.lower() in TABLE_SUFFIXES and place.exists():
+        yield from records_of_table(place)
+        return
     try:
         with place.open("rb") as file:
             for number, line in enumerate(file, 1):
@@ -349,7 +353,7 @@ class _Finder:
         for row, one in enumerate(results, 1):
             number, category = one["image_id"], one["category_id"]
             place = self._image(names.get(number, number))
-            label = self._label(labels.get(category, category))
+            label = None if place is None else self._label(labels.get(category, category))
             if place is None or label is None:
                 continue
             self._images.add(place)

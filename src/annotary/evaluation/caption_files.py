@@ -197,7 +197,7 @@ def _of_json(place: Path) -> Iterator[WrittenCaption]:
         raise UsageError(
             f"{place} holds no captions; expected a list of image_id and caption, or COCO captions: {error}"
         ) from error
-    seen = set()
+    seen: set[Any] = set()
     for number, caption in told:
         if not isinstance(caption, str) or not isinstance(number, int | str):
             raise UsageError(
@@ -206,6 +206,7 @@ def _of_json(place: Path) -> Iterator[WrittenCaption]:
         if number not in seen:  # the first of several is the best
             seen.add(number)
             yield WrittenCaption(names.get(number, number), caption.strip())
+    yield from (WrittenCaption(name, "") for number, name in names.items() if number not in seen)
 
 
 def _of_table(
@@ -214,6 +215,9 @@ def _of_table(
     image = table.image_column(image_column)
     caption = table.column(caption_column, CAPTION_COLUMNS, "--caption-column", "captions")
     columns = [image, caption]
+    has_lines = (
+        "caption_score" in table.columns
+    )  # in CSV of ours, each caption is a line of its cell
     if judgements is not None:
         columns.append(table.column(judgements, (), "--judgements", "judgements"))
     for row in table.rows(columns):
@@ -223,7 +227,10 @@ def _of_table(
         if not isinstance(name, str) or not name.strip():
             raise UsageError(f"{table.path}: row {row.number} names no image")
         numbers = () if judgements is None else _judgements(table, row, row.cells[judgements])
-        yield WrittenCaption(name.strip(), _first(table, row, row.cells[caption]), numbers)
+        text = _first(table, row, row.cells[caption])
+        if has_lines:
+            text = text.split("\n", 1)[0].strip()
+        yield WrittenCaption(name.strip(), text, numbers)
 
 
 def _first(table: Table, row: Row, cell: Any) -> str:
