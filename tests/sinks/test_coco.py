@@ -12,6 +12,7 @@ from hypothesis import given
 from PIL import Image
 
 from annotary.errors import OutputError
+from annotary.pipeline.output import FileOutput
 from annotary.records import Annotation, Box, Caption, Item
 from annotary.sinks import SinkOptions, open_sink, read_tags
 from annotary.sinks._journaled import journal_of
@@ -275,3 +276,32 @@ def test_captions(tmp_path, capsys):
     results = coco.loadRes([{"image_id": 1, "caption": "a dog"}])
     capsys.readouterr()
     assert [entry["caption"] for entry in results.loadAnns(results.getAnnIds(1))] == ["a dog"]
+
+
+@pytest.mark.parametrize("form", ["coco", "cvat"])
+def test_a_killed_run_is_continued_or_thrown_away(form, tmp_path):
+    """Through the pipeline, which knows what a run was made with."""
+    path = tmp_path / "out"
+
+    def opened_with(threshold: float, **options: str) -> FileOutput:
+        sink_options = SinkOptions(**options)  # type: ignore[arg-type]
+        settings = {"threshold": threshold}
+        return FileOutput(form, path, sink_options, settings, retry_failed=False, parts=["boxes"])
+
+    first = opened_with(0.5)
+    first.write(item_of(DOG), DOG)
+    assert first._state is not None
+    first._state.release(complete=False)
+    with pytest.raises(OutputError, match=r"threshold was 0\.5, now 0\.9"):
+        opened_with(0.9)
+    second = opened_with(0.5)
+    assert second.standing(item_of(DOG)) == "done"
+    assert second.standing(item_of(SKY)) == "new"
+    second.write(item_of(SKY), SKY)
+    second.close(complete=True)
+    assert [name for name, _ in read_tags(form, path, SinkOptions())] == [DOG.image, SKY.image]
+    third = opened_with(0.9, on_existing="overwrite")
+    assert third.standing(item_of(DOG)) == "new"
+    third.close(complete=True)
+    assert list(read_tags(form, path, SinkOptions())) == []
+    assert not journal_of(path).exists()

@@ -14,6 +14,8 @@ from PIL import Image
 from annotary.cli import annotary
 from annotary.cli._annotating import Loaded
 from annotary.errors import AnnotaryError
+from tests.sinks.boxes import ALL as BOXED
+from tests.sinks.boxes import write as write_boxes
 from tests.small_encoder import COLOURS, SmallEncoder
 
 POLICY = """\
@@ -118,3 +120,12 @@ def test_a_label_beside_each_image(photos):
     classify(photos, "--format", "xmp")
     assert {path.read_text() for path in photos.glob("*.txt")} == {"red\n", "green\n", "blue\n"}
     assert "<rdf:li>red</rdf:li>" in (photos / "red.xmp").read_text()
+
+
+@pytest.mark.parametrize("form", ["yolo", "voc"])
+def test_classes_of_a_folder_of_boxes_are_counted(form, tmp_path):
+    write_boxes(form, tmp_path / "found", BOXED)
+    counted = CliRunner().invoke(annotary, ["tags", "stats", str(tmp_path / "found"), "--json"])
+    told = json.loads(counted.output)
+    assert (told["images"], told["without_tags"], told["given_tags"]) == (3, 1, 4)
+    assert (told["tags"][0]["name"], told["tags"][0]["images"]) == ("dog", 2)

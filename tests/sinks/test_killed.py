@@ -19,18 +19,21 @@ from tests.conftest import child_environment
 WRITE_ALL = """
 import sys
 from pathlib import Path
-from annotary.records import Annotation, Item, Tag
+from annotary.records import Annotation, Box, Item, Tag
 from annotary.sinks import SinkOptions, open_sink
 
 form, path, count = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
-sink = open_sink(form, path, SinkOptions())
-tags = (Tag("dog", 0.75, "animal"), Tag("grass", 0.5))
+part = "boxes" if form in ("coco", "cvat") else "tags"
+sink = open_sink(form, path, SinkOptions(), [part])
+said = {"tags": (Tag("dog", 0.75, "animal"), Tag("grass", 0.5))}
 for i in range(count):
+    if part == "boxes":
+        said = {"boxes": tuple(Box(f"class {n}", 0.5, (n, 1, n + 2, 9)) for n in range(i % 7))}
     name = f"photos/{i:05}.jpg"
     has_file = form != "webdataset"
     item = Item(name, path=Path(name)) if has_file else Item(name, data=b"\\xff\\xd8\\xff" * 99)
     if not sink.holds(item):
-        sink.write(item, Annotation(name, 40, 30, tags=tags, sources={"tags": "starter@1.0"}))
+        sink.write(item, Annotation(name, 40, 30, **said, sources={part: "starter@1.0"}))
 sink.close(complete=True)
 """
 
@@ -55,14 +58,21 @@ def kill_after(process: subprocess.Popen[bytes], watched: Path, growth: int) -> 
 
 @pytest.mark.parametrize(
     ("form", "name"),
-    [("parquet", "out.parquet"), ("webdataset", "out.tar"), ("kohya", "meta.json")],
+    [
+        ("parquet", "out.parquet"),
+        ("webdataset", "out.tar"),
+        ("kohya", "meta.json"),
+        ("coco", "boxes.json"),
+        ("cvat", "annotations.xml"),
+    ],
 )
 def test_killed_at_random_moments(form, name, tmp_path):
     if form == "parquet":
         pytest.importorskip("pyarrow")
     count = 3000
     path, once = tmp_path / name, tmp_path / "once" / name
-    watched = tmp_path / "out.parquet.part.jsonl" if form == "parquet" else path
+    has_journal = form in ("parquet", "coco", "cvat")
+    watched = tmp_path / f"{name}.part.jsonl" if has_journal else path
     chance = random.Random(form)
     for _ in range(3):
         kill_after(start(form, path, count), watched, chance.randrange(1, 100_000))

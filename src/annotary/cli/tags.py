@@ -119,7 +119,15 @@ def _folder_format(folder: Path) -> str:
     """
     if (folder / "scores.json").is_file():
         raise UsageError(f"{folder} holds scores; `annotary tags apply` chooses tags from them")
-    sidecars = {".txt": "txt", ".caption": "caption", ".xmp": "xmp", ".json": "json-files"}
+    if (folder / "data.yaml").is_file() and (folder / "labels").is_dir():
+        return "yolo"
+    sidecars = {
+        ".txt": "txt",
+        ".caption": "caption",
+        ".xmp": "xmp",
+        ".json": "json-files",
+        ".xml": "voc",
+    }
     found = Counter(
         sidecars[path.suffix]
         for path in folder.rglob("*")
