@@ -145,7 +145,7 @@ def test_compose_has_both_models_judge(models, photos):
     assert models["starter"].texts == 2
     found = json.loads(Path("out/dataset.json").read_text())
     assert found["model"] == "small-detector@1.0+small@1.0"
-    assert found["compose_threshold"] == 0.5
+    assert found["compose_threshold"] == 0.7
     line = json.loads(Path("out/labels.jsonl").read_text().splitlines()[0])
     assert line["sources"] == {"boxes": "small-detector@1.0+small@1.0"}
     for box in line["boxes"]:

@@ -47,7 +47,7 @@ class Description:
     thresholds: Mapping[str, float] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     task: TaskName = "classify"
-    compose_threshold: float = 0.5
+    compose_threshold: float = 0.7
 
     def choose(self, entry: Entry) -> tuple[str, float, bool]:
         """The label of an image, its score, and whether it is sure: the best label that reaches its threshold."""

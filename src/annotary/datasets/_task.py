@@ -63,7 +63,7 @@ def box_task(
     thresholds: Mapping[str, float],
     *,
     settings: Mapping[str, Any],
-    compose_threshold: float = 0.5,
+    compose_threshold: float = 0.7,
 ) -> BoxTask:
     """The task of finding boxes, and what it makes.
 

@@ -37,7 +37,7 @@ class ComposeOptions:
     compose_model: str = field(default="starter", metadata={"metavar": "NAME"})
     """The classifier: a name of `annotary models`, hf:OWNER/NAME or dir:PATH."""
 
-    compose_threshold: float = 0.5
+    compose_threshold: float = 0.7
     """From which score on the classifier is sure, 0..1."""
 
     compose_margin: float = 0.0
