@@ -124,7 +124,7 @@ def _show_labels(report: Mapping[str, Any]) -> None:
     rows: list[Sequence[str]] = [(*head, "threshold", "F1", "precision", "recall")]
     for one in seen if few else worst:
         counts = f"{one['drawn']:,}", f"{one['found']:,}"
-        threshold = "-" if one["threshold"] is None else f"{one['threshold']:.3f}"
+        threshold = "-" if one["threshold"] is None else f"{one['threshold']:.4f}"
         shares = [percent(one[key]) for key in ("ap", "ap50", "f1", "precision", "recall")]
         rows.append((one_line(one["label"]), *counts, *shares[:2], threshold, *shares[2:]))
     click.echo("\n" + table(rows, numbers=range(1, 9)))
