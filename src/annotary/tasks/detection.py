@@ -181,13 +181,15 @@ class Detection(AsksOneModel[Detector]):
         examples = [(example.name, example.digest()) for example in self._examples]
         told: dict[str, Any] = {
             "labels": _digest((label.name, *label.prompts) for label in classes),
-            "thresholds": _digest(map(float, self._thresholds)),
+            "threshold": float(self._thresholds[0]),
             "nms": self._overlap,
             "nms_scope": options.nms_scope,
             "top": options.top,
             "min_size": options.min_size,
             "multi_label": options.multi_label,
         }
+        if len(set(self._thresholds)) > 1:
+            told["thresholds"] = _digest(map(float, self._thresholds))
         if examples:
             told["examples"] = _digest(examples)
         if options.tile is not None:
