@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from annotary.errors import OutputError
 from annotary.records import Annotation, Answer, Box, Caption, Item, Match, Tag
@@ -262,3 +263,33 @@ def test_boxes_are_counted_in_records(tmp_path):
     write("json-files", tmp_path / "files", [twice], "boxes")
     ((_, tags),) = read_tags("json-files", tmp_path / "files", SinkOptions())
     assert tags == (("dog", 0.5),)
+
+
+def test_boxes_of_an_imagefolder_in_datasets(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    datasets = pytest.importorskip("datasets")
+    datasets.disable_progress_bars()
+    found = []
+    for name, boxes in (("a.png", FOUND.boxes), ("b.png", ())):
+        Image.new("RGB", (40, 30)).save(tmp_path / name)
+        found.append(Annotation(str(tmp_path / name), 40, 30, boxes=boxes))
+    path = tmp_path / "metadata.jsonl"
+    for _ in range(2):
+        sink = open_sink("imagefolder", path, SinkOptions(), ("boxes",))
+        for record in found:
+            item = Item.from_path(record.image)
+            if not sink.holds(item):
+                sink.write(item, record)
+        sink.close(complete=True)
+    table = datasets.load_dataset(
+        "imagefolder", data_dir=str(tmp_path), cache_dir=str(tmp_path / "cache"), split="train"
+    )
+    first, second = (row["objects"] for row in table)
+    assert first["bbox"] == [[0.5, 1.0, 32.75, 29.0], [1.0, 2.0, 2.0, 2.0]]
+    assert first["categories"] == [box.label for box in FOUND.boxes]
+    assert first["scores"] == [0.75, 0.5]
+    assert second == {"bbox": [], "categories": [], "scores": []}
+    with pytest.raises(OutputError, match="line 1 has boxes, and this run writes tags"):
+        open_sink("imagefolder", path, SinkOptions(), ("tags",))
+    tags = list(read_tags("imagefolder", path, SinkOptions()))
+    assert tags[0] == ("a.png", (("dog", 0.75), (FOUND.boxes[1].label, 0.5)))

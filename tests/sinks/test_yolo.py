@@ -166,6 +166,12 @@ def test_two_images_of_one_name(tmp_path):
         SidecarError, match=r"wants the sidecar .*; rename one, as YOLO finds labels"
     ):
         write("yolo", tmp_path, found)
+    read = tmp_path / "labels/list.txt"
+    read.write_text("")
+    sink = open_sink("yolo", tmp_path, SinkOptions(), ("boxes",))
+    sink.protect([read])  # type: ignore[attr-defined]
+    with pytest.raises(SidecarError, match=r"which is read; say --output$"):
+        sink.write(Item("list.jpg", path=Path("x"), relative="list.jpg"), SKY)
     with pytest.raises(UsageError, match="--format yolo needs --output FOLDER"):
         open_sink("yolo", None, SinkOptions(), ("boxes",))
 

@@ -24,6 +24,8 @@ from annotary.sinks._names import NameSet
 MAX_BYTES = 64 * 2**20
 """The largest file that is merged with; a sidecar has some kilobytes, and what is larger is something else."""
 
+_FULL_NAMES = "say --full-names"
+
 _SETTINGS_FILE = "annotary.run.json"
 """What the settings of a run are called in its folder; no sidecar may have that name."""
 
@@ -75,7 +77,7 @@ class Sidecars:
         options: SinkOptions,
         content: Content,
         *,
-        remedy: str = "say --full-names",
+        remedy: str = _FULL_NAMES,
     ) -> None:
         self._folder = folder
         self._skips = options.on_existing == "skip"
@@ -115,8 +117,9 @@ class Sidecars:
         if self._folder is not None and place == self._folder / _SETTINGS_FILE:
             raise SidecarError(f"its sidecar would be the settings of the run; {self._remedy}")
         if self._inputs and _identity(place) in self._inputs:
-            remedy = "--output" if self._content.has_full_names else "--full-names or --output"
-            raise SidecarError(f"its sidecar would be {place}, which is read; say {remedy}")
+            can_be_full = self._remedy == _FULL_NAMES and not self._content.has_full_names
+            remedy = "say --full-names or --output" if can_be_full else "say --output"
+            raise SidecarError(f"its sidecar would be {place}, which is read; {remedy}")
         return place
 
     def holds(self, item: Item) -> bool:

@@ -17,14 +17,17 @@ from annotary.records import Annotation, Item
 from annotary.sinks import _text
 from annotary.sinks._appending import AppendingRecords
 from annotary.sinks._contract import SinkOptions, TagsOfImage
-from annotary.sinks._parts import called
+from annotary.sinks._parts import best_of, called
 from annotary.sinks._reading import read_lines
 from annotary.sinks.kohya_jsonl import ImageLines
 
 SUFFIXES = ()
 IS_ONE_FILE = True
 OPTIONS = _text.OPTIONS
-PARTS = ("tags", "labels", "captions", "decision")
+PARTS = ("tags", "labels", "captions", "boxes", "decision")
+
+OBJECTS = "objects"
+"""The column of boxes, as the guide of datasets to object detection calls it."""
 
 FILE = "metadata.jsonl"
 """The only name that datasets looks for."""
@@ -106,7 +109,7 @@ class _Rows(ImageLines):
 
     def check(self, row: dict[str, Any], number: int) -> None:
         """Refuse a row of other parts: datasets wants the same columns in all."""
-        there = tuple(part for part in PARTS if part in row)
+        there = tuple(part for part in PARTS if (OBJECTS if part == "boxes" else part) in row)
         if there != self._parts:
             has, writes = (
                 called(parts) if parts else "sizes alone" for parts in (there, self._parts)
@@ -123,10 +126,13 @@ def open(  # noqa: A001
 
 
 def read(output: Path, options: SinkOptions) -> Iterator[TagsOfImage]:  # noqa: ARG001
-    """The tags of every row; the labels where there are no tags."""
+    """The tags of every row; the labels where there are no tags, else those of boxes."""
 
     def image(line: bytes) -> TagsOfImage:
         row = json.loads(line)
+        if OBJECTS in row and not row.keys() & {"tags", "labels"}:
+            pairs = zip(row[OBJECTS]["categories"], row[OBJECTS]["scores"], strict=True)
+            return TagsOfImage(row["file_name"], best_of(pairs))
         names = row["tags"] if "tags" in row else row.get("labels", [])
         return TagsOfImage(row["file_name"], tuple(zip(names, row.get("scores", []), strict=True)))
 
@@ -149,6 +155,13 @@ def _columns(annotation: Annotation, parts: tuple[str, ...]) -> dict[str, Any]:
         row["captions"] = [caption.text for caption in annotation.captions]
         row["caption_scores"] = [caption.score for caption in annotation.captions]
         row["caption_matches"] = [caption.match for caption in annotation.captions]
+    if "boxes" in parts:
+        edges = [box.xyxy for box in annotation.boxes]
+        row[OBJECTS] = {
+            "bbox": [[left, top, right - left, bottom - top] for left, top, right, bottom in edges],
+            "categories": [box.label for box in annotation.boxes],
+            "scores": [float(box.score) for box in annotation.boxes],
+        }
     if "decision" in parts:
         decision = annotation.decision
         row["decision"] = decision.action if decision else None
