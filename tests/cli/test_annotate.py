@@ -105,8 +105,8 @@ def test_each_task_may_have_a_model_of_its_own(folder, models):
 def test_lines_for_people(folder, models):
     result = call("annotate", folder / "red.png", "--tasks", "tag,classify,embed", *LABELS)
     (line,) = result.stdout.splitlines()
-    assert line.startswith(f"{folder / 'red.png'}: red 0.90; red ")
-    assert line.endswith("; 24 numbers")
+    assert line.startswith(f"{folder / 'red.png'}: red 0.90 | red ")
+    assert line.endswith(" | 24 numbers")
 
 
 def test_options_of_each_task(folder, models):
@@ -191,7 +191,7 @@ def test_a_catalogue_is_filled_and_added_to(folder, models, tmp_path):
 
 def test_what_makes_no_sense_is_told_in_a_line(folder, models):
     assert "--tasks must name what to do" in refused("annotate", folder)
-    assert "but got 'caption'" in refused("annotate", folder, "--tasks", "tag,caption")
+    assert "but got 'dance'" in refused("annotate", folder, "--tasks", "tag,dance")
     assert "each once" in refused("annotate", folder, "--tasks", "tag,tag")
     told = refused("annotate", folder, "--tasks", "tag", *LABELS)
     assert told == "--labels is for --tasks classify"

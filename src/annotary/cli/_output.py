@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from annotary.pipeline import Outcome, Standing
-from annotary.records import Annotation, Failure, Item, Record, to_line
+from annotary.records import Failure, Item, Record, to_line
 
 
 class Printed:
@@ -44,63 +44,6 @@ class Printed:
 def as_json(record: Record) -> str:
     """A record as a line of JSON."""
     return to_line(record)
-
-
-def as_tags(record: Record) -> str | None:
-    """An image's tags as a line for people; failures are told on standard error."""
-    if not isinstance(record, Annotation):
-        tell(f"{record.image}: {record.message}")
-        return None
-    tags = ", ".join(f"{tag.name} {tag.score:.2f}" for tag in record.tags)
-    return f"{one_line(record.image)}: {one_line(_decided(record))}{tags or '(no tags)'}"
-
-
-MOST_PRINTED = 5
-"""Labels of an image on a line for people."""
-
-
-def as_labels(record: Record) -> str | None:
-    """An image's best labels as a line for people, after what a policy decides; failures are told on standard error."""
-    if not isinstance(record, Annotation):
-        tell(f"{record.image}: {record.message}")
-        return None
-    labels = ", ".join(f"{label.name} {label.score:.2f}" for label in record.labels[:MOST_PRINTED])
-    return one_line(f"{record.image}: {_decided(record)}{labels or '(no labels)'}")
-
-
-def as_boxes(record: Record) -> str | None:
-    """An image's best boxes as a line for people, `left,top,right,bottom` in pixels; failures go to standard error."""
-    if not isinstance(record, Annotation):
-        tell(f"{record.image}: {record.message}")
-        return None
-    from annotary.tasks.label_sets import shortened
-
-    boxes = [
-        f"{shortened(box.label)} {box.score:.2f} at {','.join(f'{edge:.0f}' for edge in box.xyxy)}"
-        for box in record.boxes[:MOST_PRINTED]
-    ]
-    if more := len(record.boxes) - len(boxes):
-        boxes.append(f"{more} more")
-    return one_line(f"{record.image}: {'; '.join(boxes) or '(nothing found)'}")
-
-
-def _decided(record: Annotation) -> str:
-    """What a policy decides, and why, before what else is said of an image."""
-    if record.decision is None:
-        return ""
-    reasons = ", ".join(
-        f"{reason.name} {reason.score:.2f} >= {reason.threshold:g}"
-        for reason in record.decision.reasons
-    )
-    return record.decision.action.upper() + (f" ({reasons})" if reasons else "") + "; "
-
-
-def as_size(record: Record) -> str | None:
-    """How many numbers an image became; failures are told on standard error."""
-    if not isinstance(record, Annotation):
-        tell(f"{record.image}: {record.message}")
-        return None
-    return one_line(f"{record.image}: {len(record.embedding.vector) if record.embedding else 0}")
 
 
 def one_line(text: str) -> str:

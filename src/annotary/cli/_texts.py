@@ -1,4 +1,4 @@
-"""What commands that read and write texts about images share: lines for people, and tables of texts."""
+"""What commands that read and write texts about images share: tables of texts, and notes."""
 
 from __future__ import annotations
 
@@ -7,56 +7,10 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from annotary.errors import UnreachableImage, UsageError
-from annotary.records import Annotation, Failure, Item, Record
+from annotary.records import Failure, Item
 
 if TYPE_CHECKING:
     from annotary.tasks.own_texts import OwnTexts
-
-
-def as_captions(record: Record) -> str | None:
-    """An image's captions as a line for people; failures are told on standard error."""
-    from annotary.cli._output import one_line, tell
-
-    if not isinstance(record, Annotation):
-        tell(f"{record.image}: {record.message}")
-        return None
-    told = "; ".join(
-        caption.text
-        + ("" if caption.score is None else f" {caption.score:.2f}")
-        + ("" if caption.match is None else f", match {caption.match:.2f}")
-        for caption in record.captions
-    )
-    return one_line(f"{record.image}: {told or '(no captions)'}")
-
-
-def as_answers(record: Record) -> str | None:
-    """An image's answers as a line for people, each question once; failures are told on standard error."""
-    from annotary.cli._output import one_line, tell
-
-    if not isinstance(record, Annotation):
-        tell(f"{record.image}: {record.message}")
-        return None
-    told: dict[str, list[str]] = {}
-    for answer in record.answers:
-        score = "" if answer.score is None else f" {answer.score:.2g}"
-        told.setdefault(answer.question, []).append(f"{answer.text or '(no words)'}{score}")
-    lines = "; ".join(f"{question} {', '.join(some)}" for question, some in told.items())
-    return one_line(f"{record.image}: {lines or '(no questions)'}")
-
-
-def as_matches(record: Record) -> str | None:
-    """How well texts fit an image as a line for people; failures are told on standard error."""
-    from annotary.cli._output import one_line, tell
-
-    if not isinstance(record, Annotation):
-        tell(f"{record.image}: {record.message}")
-        return None
-    told = "; ".join(
-        f"{match.text} {match.score:.2f}"
-        + ("" if match.cosine is None else f" (cosine {match.cosine:.2f})")
-        for match in record.matches
-    )
-    return one_line(f"{record.image}: {told or '(no texts)'}")
 
 
 def with_unmet(

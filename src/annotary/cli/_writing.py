@@ -143,11 +143,12 @@ class Writing:
             UsageError: The format cannot hold one of the parts.
             OutputError: It belongs to another run or cannot be written.
         """
-        from annotary.cli._output import Printed, as_json, as_tags
+        from annotary.cli._lines import as_line
+        from annotary.cli._output import Printed, as_json
         from annotary.pipeline import FileOutput
 
         if self.form is None:
-            return Printed(as_json if self._values["as_json"] else line or as_tags)
+            return Printed(as_json if self._values["as_json"] else line or as_line("tags"))
         written = {name: getattr(self.options, name) for name in format_named(self.form).options}
         return FileOutput(
             self.form,

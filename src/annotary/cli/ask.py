@@ -79,8 +79,9 @@ def command(paths: tuple[str, ...], **values: Any) -> None:
 
 
 def _ask(paths: tuple[str, ...], values: dict[str, Any]) -> int:
+    from annotary.cli._lines import as_line
     from annotary.cli._output import tell
-    from annotary.cli._texts import as_answers, told_cut, with_unmet
+    from annotary.cli._texts import told_cut, with_unmet
     from annotary.tasks.answering import ANSWERS, Answering
     from annotary.tasks.writing import Decoding, answerer
 
@@ -106,7 +107,7 @@ def _ask(paths: tuple[str, ...], values: dict[str, Any]) -> int:
         "weights": found.weights,
         **task.settings(),
     }
-    code = annotating.run([task], settings, ("asking", "asked"), as_answers)
+    code = annotating.run([task], settings, ("asking", "asked"), as_line("answers"))
     if task.unasked and not values["quiet"]:
         tell(
             f"of images that are not in {values['questions_from']} nothing was asked: {task.unasked:,}"

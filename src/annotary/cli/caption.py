@@ -34,7 +34,7 @@ def command(paths: tuple[str, ...], **values: Any) -> None:
 
 
 def _caption(paths: tuple[str, ...], values: dict[str, Any]) -> int:
-    from annotary.cli._texts import as_captions
+    from annotary.cli._lines import as_line
     from annotary.tasks.captioning import Captioning
     from annotary.tasks.writing import captioner, matcher
 
@@ -60,4 +60,4 @@ def _caption(paths: tuple[str, ...], values: dict[str, Any]) -> int:
         "matcher_weights": None if judge is None else judge.weights,
         **task.settings(),
     }
-    return annotating.run([task], settings, ("captioning", "captioned"), as_captions)
+    return annotating.run([task], settings, ("captioning", "captioned"), as_line("captions"))

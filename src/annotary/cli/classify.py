@@ -51,7 +51,8 @@ def command(paths: tuple[str, ...], **values: Any) -> None:
 
 
 def _classify(paths: tuple[str, ...], values: dict[str, Any]) -> int:
-    from annotary.cli._output import as_labels, tell
+    from annotary.cli._lines import as_line
+    from annotary.cli._output import tell
 
     # Whatever can be wrong is found before anything is written.
     annotating = Annotating(paths, values)
@@ -69,7 +70,7 @@ def _classify(paths: tuple[str, ...], values: dict[str, Any]) -> int:
         "weights": found.weights,
         **task.settings(),
     }
-    code = annotating.run([task], settings, ("classifying", "classified"), as_labels)
+    code = annotating.run([task], settings, ("classifying", "classified"), as_line("labels"))
     if task.unlabelled and not values["quiet"]:
         tell(
             f"{task.unlabelled:,} images are not in {values['labels_from']}, so they got no labels"

@@ -75,7 +75,8 @@ def command(paths: tuple[str, ...], **values: Any) -> None:
 
 
 def _detect(paths: tuple[str, ...], values: dict[str, Any]) -> int:
-    from annotary.cli._output import as_boxes, tell
+    from annotary.cli._lines import as_line
+    from annotary.cli._output import tell
 
     # Whatever can be wrong is found before anything is written, and before a model is loaded.
     annotating = Annotating(paths, values)
@@ -99,7 +100,7 @@ def _detect(paths: tuple[str, ...], values: dict[str, Any]) -> int:
 
         asked = Drawn(task, values["draw"], task.names)
     verbs = ("detecting", "searched")
-    return annotating.run([asked], settings, verbs, as_boxes, classes=task.names)
+    return annotating.run([asked], settings, verbs, as_line("boxes"), classes=task.names)
 
 
 def _check_drawing(folder: Path | None) -> None:

@@ -34,7 +34,7 @@ def command(paths: tuple[str, ...], **values: Any) -> None:
 
 
 def _embed(paths: tuple[str, ...], values: dict[str, Any]) -> int:
-    from annotary.cli._output import as_size
+    from annotary.cli._lines import as_line
     from annotary.tasks.embedding import Embed
     from annotary.tasks.encoding import image_encoder
 
@@ -51,4 +51,4 @@ def _embed(paths: tuple[str, ...], values: dict[str, Any]) -> int:
     if values["catalog"] is not None:
         held = {"embedding": found.in_catalog(values["model"])}
         return annotating.fill(values["catalog"], [task], held, ("embedding", "embedded"))
-    return annotating.run([task], settings, ("embedding", "embedded"), as_size)
+    return annotating.run([task], settings, ("embedding", "embedded"), as_line("embedding"))

@@ -42,8 +42,9 @@ def command(paths: tuple[str, ...], **values: Any) -> None:
 
 
 def _match(paths: tuple[str, ...], values: dict[str, Any]) -> int:
+    from annotary.cli._lines import as_line
     from annotary.cli._output import tell
-    from annotary.cli._texts import as_matches, text_behind, told_cut, with_unmet
+    from annotary.cli._texts import text_behind, told_cut, with_unmet
     from annotary.tasks.matching import Matching, read_texts
     from annotary.tasks.writing import matcher
 
@@ -66,7 +67,7 @@ def _match(paths: tuple[str, ...], values: dict[str, Any]) -> int:
         "weights": found.weights,
         **task.settings(),
     }
-    code = annotating.run([task], settings, ("matching", "matched"), as_matches)
+    code = annotating.run([task], settings, ("matching", "matched"), as_line("matches"))
     if task.untold and not values["quiet"]:
         tell(f"images that are not in {table} were compared with nothing: {task.untold:,}")
     return code

@@ -55,7 +55,7 @@ def command(paths: tuple[str, ...], **values: Any) -> None:
 
 
 def _tag(paths: tuple[str, ...], values: dict[str, Any]) -> int:
-    from annotary.cli._output import as_tags
+    from annotary.cli._lines import as_line
     from annotary.pipeline import ScoreWriter
     from annotary.tasks.tagging import Tagging
 
@@ -79,7 +79,7 @@ def _tag(paths: tuple[str, ...], values: dict[str, Any]) -> int:
         )
 
     settings = {"command": "tag", **scored, **task.settings()}
-    return annotating.run([task], settings, ("tagging", "tagged"), as_tags, open_scores)
+    return annotating.run([task], settings, ("tagging", "tagged"), as_line("tags"), open_scores)
 
 
 def _scorer(values: dict[str, Any], options: RuntimeOptions) -> tuple[Scorer, str]:
