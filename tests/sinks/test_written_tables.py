@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from annotary.errors import OutputError
-from annotary.records import Annotation, Answer, Box, Caption, Item, Match, Tag
+from annotary.records import Annotation, Answer, Box, Caption, Item, Match, Tag, from_line
 from annotary.sinks import SinkOptions, open_sink, read_tags
 from annotary.sinks.csv import ROW_EACH, columns_of
 
@@ -202,6 +203,30 @@ def test_a_table_that_lacks_a_row_is_not_continued(tmp_path):
     path.write_bytes(b"".join((*lines[:1], b"x.jpg,4,3,many,dog,0.5,1,1,2,2\n")))
     with pytest.raises(OutputError, match="a row does not say how many belong to its image"):
         write("csv", path, [EMPTY], "boxes")
+
+
+@pytest.mark.parametrize("form", ["jsonl", "json", "webdataset"])
+@in_one_folder
+@given(st.lists(records, unique_by=lambda record: record.image, min_size=1, max_size=3))
+def test_whole_records_come_back(form, tmp_path, found):
+    path = tmp_path / ("out.tar" if form == "webdataset" else "out")
+    path.unlink(missing_ok=True)
+    parts = ("captions", "answers", "matches", "boxes")
+    write(form, path, found[:1], *parts)
+    write(form, path, found, *parts)
+    if form == "webdataset":
+        with tarfile.open(path) as tar:
+            lines = [
+                tar.extractfile(info).read()  # type: ignore[union-attr]
+                for info in tar
+                if info.name.endswith(".json")
+            ]
+        read = list(map(from_line, lines))
+    elif form == "json":
+        read = [Annotation.from_json(value) for value in json.loads(path.read_bytes())]
+    else:
+        read = list(map(from_line, path.read_bytes().splitlines()))
+    assert read == found
 
 
 @in_one_folder
