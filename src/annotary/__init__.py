@@ -14,22 +14,52 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.4.0"
 
 if TYPE_CHECKING:
-    from annotary.api import Annotator, classify, embed, list_models, load, tag
+    from annotary.api import (
+        Annotator,
+        ask,
+        caption,
+        classify,
+        detect,
+        embed,
+        list_models,
+        load,
+        match,
+        tag,
+    )
     from annotary.errors import AnnotaryError
-    from annotary.records import Annotation, Decision, Embedding, Failure, Label, Tag
+    from annotary.records import (
+        Annotation,
+        Answer,
+        Box,
+        Caption,
+        Decision,
+        Embedding,
+        Failure,
+        Label,
+        Match,
+        Tag,
+    )
 
 __all__ = [
     "AnnotaryError",
     "Annotation",
     "Annotator",
+    "Answer",
+    "ask",
+    "Box",
+    "Caption",
+    "caption",
     "classify",
     "Decision",
+    "detect",
     "embed",
     "Embedding",
     "Failure",
     "Label",
     "list_models",
     "load",
+    "Match",
+    "match",
     "Tag",
     "tag",
 ]
@@ -38,12 +68,20 @@ _HOMES = {
     "Annotation": "annotary.records",
     "AnnotaryError": "annotary.errors",
     "Annotator": "annotary.api",
+    "Answer": "annotary.records",
+    "ask": "annotary.api",
+    "Box": "annotary.records",
+    "Caption": "annotary.records",
+    "caption": "annotary.api",
     "classify": "annotary.api",
     "Decision": "annotary.records",
+    "detect": "annotary.api",
     "embed": "annotary.api",
     "Embedding": "annotary.records",
     "Failure": "annotary.records",
     "Label": "annotary.records",
+    "Match": "annotary.records",
+    "match": "annotary.api",
     "Tag": "annotary.records",
     "list_models": "annotary.api",
     "load": "annotary.api",

@@ -15,7 +15,19 @@ from annotary.runtime import RuntimeOptions
 from annotary.tasks.label_sets import LabelSet
 from annotary.tasks.text_cache import TextCache
 
-__all__ = ["Annotator", "Records", "classify", "embed", "list_models", "load", "tag"]
+__all__ = [
+    "Annotator",
+    "Records",
+    "ask",
+    "caption",
+    "classify",
+    "detect",
+    "embed",
+    "list_models",
+    "load",
+    "match",
+    "tag",
+]
 
 
 def load(
@@ -75,6 +87,41 @@ def classify(
 ) -> Records:
     """Classify images with a model by name; see `Annotator.classify` for what is taken and given."""
     return load(model).classify(images, labels, **options)
+
+
+def caption(images: ImageInput, model: str = "starter", **options: Any) -> Records:
+    """Describe images with a model by name; see `Annotator.caption` for what is taken and given."""
+    return load(model).caption(images, **options)
+
+
+def ask(
+    images: ImageInput,
+    questions: str | Iterable[str] | Mapping[str, str | Iterable[str]],
+    model: str = "starter",
+    **options: Any,
+) -> Records:
+    """Ask questions about images with a model by name; see `Annotator.ask` for what is taken and given."""
+    return load(model).ask(images, questions, **options)
+
+
+def match(
+    images: ImageInput,
+    texts: str | Iterable[str] | Mapping[str, str | Iterable[str]],
+    model: str = "starter",
+    **options: Any,
+) -> Records:
+    """Judge texts with a model by name; see `Annotator.match` for what is taken and given."""
+    return load(model).match(images, texts, **options)
+
+
+def detect(
+    images: ImageInput,
+    labels: str | Iterable[str] | Mapping[str, Any] | LabelSet | None = None,
+    model: str = "starter",
+    **options: Any,
+) -> Records:
+    """Find things with a model by name; see `Annotator.detect` for what is taken and given."""
+    return load(model).detect(images, labels, **options)
 
 
 def embed(images: ImageInput, model: str = "starter", **options: Any) -> Records:
