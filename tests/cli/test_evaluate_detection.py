@@ -214,6 +214,19 @@ def test_thresholds_that_are_learned_are_those_that_detect_takes(run, truth, tmp
     assert "for `annotary detect`: --label-thresholds" in run(*command, "--output", path).stderr
 
 
+def test_thresholds_have_the_names_that_the_detector_gives(run, truth):
+    value = json.loads(truth.read_text())
+    for category in value["categories"]:
+        category["name"] = category["name"].upper()
+    value["categories"].append({"id": 4, "name": "never found"})
+    truth.write_text(json.dumps(value))
+    labels = ("--images", "photos", "--model", "small", "--labels", "red,blue")
+    result = run("calibrate", truth, "--task", "detect", *labels, "--json")
+    told = json.loads(result.stdout)
+    assert set(told["thresholds"]) == {"red", "blue"}
+    assert [one["label"] for one in told["per_label"]] == ["RED", "GREEN", "BLUE", "never found"]
+
+
 def test_labels_with_few_boxes_take_the_threshold_of_all(run, truth):
     command = ("calibrate", truth, "--task", "detect", "--images", "photos", "--model", "small")
     result = run(*command, "--minimum-boxes", 50, "--json")

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from annotary.evaluation.box_matching import Matches
-from annotary.evaluation.detection_thresholds import best_f1, fit_thresholds
+from annotary.evaluation.detection_thresholds import best_f1, fit_box_thresholds
 
 
 @st.composite
@@ -46,7 +46,7 @@ def f1_of(found: Matches, thresholds: np.ndarray) -> float:
 @settings(deadline=None)
 @given(matches(), st.integers(1, 8))
 def test_training_f1_is_never_worse_than_with_the_best_single_threshold(found, minimum):
-    fit = fit_thresholds(found, minimum_boxes=minimum)
+    fit = fit_box_thresholds(found, minimum_boxes=minimum)
     labels = found.drawn.shape[1]
     singles = [f1_of(found, np.full(labels, cut)) for cut in np.unique(found.scores)]
     one = f1_of(found, np.full(labels, fit.single))
@@ -82,7 +82,7 @@ def test_nothing_right_has_no_threshold():
         np.ones((2, 1), np.int64),
     )
     with pytest.raises(ValueError, match="nothing to learn"):
-        fit_thresholds(nothing)
+        fit_box_thresholds(nothing)
 
 
 def test_labels_that_differ_gain_on_images_that_were_not_fitted_on():
@@ -96,7 +96,7 @@ def test_labels_that_differ_gain_on_images_that_were_not_fitted_on():
     )
     drawn = np.zeros((60, labels), np.int64)
     np.add.at(drawn, (where[are_right], own[are_right]), 1)
-    fit = fit_thresholds(Matches(where, own, scores, are_right, drawn))
+    fit = fit_box_thresholds(Matches(where, own, scores, are_right, drawn))
     assert fit.parts == 10
     assert fit.is_helpful
     assert fit.thresholds == pytest.approx([0.2, 0.4, 0.6, 0.8], abs=0.06)
@@ -116,7 +116,7 @@ def test_chance_does_not_help_and_is_not_taken_for_help():
     )
     drawn = np.zeros((30, labels), np.int64)
     np.add.at(drawn, (where[are_right], own[are_right]), 1)
-    fit = fit_thresholds(Matches(where, own, scores, are_right, drawn))
+    fit = fit_box_thresholds(Matches(where, own, scores, are_right, drawn))
     assert fit.measured["fitted_each"]["macro_f1"] > fit.measured["fitted_single"]["macro_f1"]
     assert not fit.is_helpful
 
@@ -127,7 +127,7 @@ def test_one_image_says_nothing_of_others():
         np.array([True, True, False, False]),
         np.array([[2]]),
     )
-    fit = fit_thresholds(one, minimum_boxes=1)
+    fit = fit_box_thresholds(one, minimum_boxes=1)
     assert fit.parts == 0
     assert set(fit.measured) == {"fitted_single", "fitted_each"}
     assert 0.3 < fit.thresholds[0] < 0.8

@@ -43,7 +43,7 @@ def calibrate_detection(
     """
     from annotary.evaluation.box_files import read_drawn
     from annotary.evaluation.box_matching import match_boxes
-    from annotary.evaluation.detection_thresholds import fit_thresholds
+    from annotary.evaluation.detection_thresholds import fit_box_thresholds
 
     _check_output(values["output"])
     drawn = read_drawn(dataset, folder=values["images"])
@@ -54,10 +54,10 @@ def calibrate_detection(
     matches = match_boxes(drawn, finding.found.boxes)
     if not matches.are_right.any():
         raise NothingToDo(f"no box that was found is right, of {len(finding.found.boxes):,}")
-    fit = fit_thresholds(
+    fit = fit_box_thresholds(
         matches, minimum_boxes=options["minimum_boxes"], parts=PARTS, seed=options["seed"]
     )
-    report = _report(dataset, drawn, fit, options) | {
+    report = _report(dataset, drawn, fit, finding.found.called, options) | {
         **finding.told,
         **finding.left_out,
         "failures": [failure.to_json() for failure in finding.failures],
@@ -74,8 +74,21 @@ def calibrate_detection(
 
 
 def _report(
-    dataset: Path, drawn: DrawnBoxes, fit: ThresholdFit, options: Mapping[str, Any]
+    dataset: Path,
+    drawn: DrawnBoxes,
+    fit: ThresholdFit,
+    called: Mapping[int, str],
+    options: Mapping[str, Any],
 ) -> dict[str, Any]:
+    """What is told.
+
+    Args:
+        dataset: The truth.
+        drawn: Its boxes.
+        fit: What was learned.
+        called: What the detector calls labels, by place; those it never found are not asked for, perhaps.
+        options: `minimum_boxes` and `seed`.
+    """
     from annotary.evaluation.box_files import counts_of
 
     notes = []
@@ -107,7 +120,7 @@ def _report(
         "parts": fit.parts,
         "single": float(fit.single),
         "thresholds": {
-            name: float(value) for name, value in zip(drawn.labels, thresholds, strict=True)
+            called[place]: float(value) for place, value in enumerate(thresholds) if place in called
         },
         "per_label": [
             {"label": name, "boxes": count, "threshold": float(value), "own": bool(own)}

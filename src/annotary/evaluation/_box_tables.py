@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from annotary.evaluation._tables import SUFFIXES, Row, Table
 from annotary.records import Annotation, Box
+
+Made = TypeVar("Made")
 
 TABLE_SUFFIXES = tuple(suffix for suffix in SUFFIXES if suffix not in (".jsonl", ".ndjson"))
 """Endings of file names, in lower case, of tables that are no JSON Lines."""
@@ -57,7 +59,7 @@ def _box(row: Row, value: Mapping[str, Any]) -> Box:
     return _checked(row, made)
 
 
-def _checked(row: Row, make: Any) -> Any:
+def _checked(row: Row, make: Callable[[], Made]) -> Made:
     """What a row makes.
 
     Raises:

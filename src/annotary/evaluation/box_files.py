@@ -221,6 +221,7 @@ class FoundBoxes:
         unknown_labels: Labels that the truth does not have, and how many boxes of each were left out.
         other_sizes: Names of images that had another size when they were looked at.
         source: The id of the card that found them, where the records say so; else empty.
+        called: How labels of which boxes were found are called there, by their place in the truth.
     """
 
     boxes: list[FoundBox]
@@ -229,6 +230,7 @@ class FoundBoxes:
     unknown_labels: dict[str, int]
     other_sizes: list[str]
     source: str = ""
+    called: dict[int, str] = field(default_factory=dict)
 
 
 def read_found(place: Path, drawn: DrawnBoxes) -> FoundBoxes:
@@ -308,6 +310,7 @@ class _Finder:
         self._unknown_labels: Counter[str] = Counter()
         self._other_sizes: list[str] = []
         self._source = ""
+        self._called: dict[int, str] = {}
 
     def take(self, record: Annotation) -> None:
         """Take a record.
@@ -388,6 +391,7 @@ class _Finder:
             dict(self._unknown_labels),
             self._other_sizes,
             self._source,
+            self._called,
         )
 
     def _image(self, told: Any) -> int | None:
@@ -405,6 +409,10 @@ class _Finder:
             place = self._labels.get(told, self._labels.get(_plain(told)))
         if place is None:
             self._unknown_labels[str(told)] += 1
+        else:
+            self._called.setdefault(
+                place, told if isinstance(told, str) else self._drawn.labels[place]
+            )
         return place
 
     def _compare_size(self, place: int, size: tuple[int, int]) -> None:

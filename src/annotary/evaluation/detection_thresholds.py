@@ -102,7 +102,7 @@ def best_f1(scores: Floats, are_right: Booleans, there: int) -> BestF1 | None:
     )
 
 
-def fit_thresholds(
+def fit_box_thresholds(
     matches: Matches, *, minimum_boxes: int = 5, parts: int = 10, seed: int = 0
 ) -> ThresholdFit:
     """Choose a threshold for each label.
