@@ -30,7 +30,9 @@ from annotary.records import Annotation, Failure, Item, from_line
 from annotary.sinks import SinkOptions
 from annotary.sources.folder import IMAGE_SUFFIXES
 from annotary.sources.lists import LIST_SUFFIXES
+from tests.blip import make_blip
 from tests.conftest import child_environment, make_colours
+from tests.owl import make_owl
 from tests.test_imports import MAY_IMPORT
 
 ROOT = Path(__file__).parent.parent.parent
@@ -341,11 +343,26 @@ def test_the_drawing_of_the_threads_is_that_of_the_code():
 # Examples
 
 
-def test_the_python_of_the_docs_runs(photos, colours):
-    photos(3)
+@pytest.fixture
+def published(tmp_path: Path) -> dict[str, Path]:
+    """Small networks in the place of published ones, by name."""
+    kinds = {"image-captioning-base": "captioning", "vqa-base": "vqa", "itm-base-coco": "itm"}
+    made = {
+        f"blip-{name}": make_blip(tmp_path / "models" / kind, kind) for name, kind in kinds.items()
+    }
+    made["owlv2-base-patch16-ensemble"] = make_owl(tmp_path / "models" / "owl", "owlv2")
+    return made
+
+
+def test_the_python_of_the_docs_runs(photos, colours, published):
+    folder = photos(3)
+    for name in ("logo.png", "shelf.jpg"):
+        Image.new("RGB", (200, 300), (200, 40, 40)).save(folder.parent / name)
     for code in blocks(PYTHON, "python"):
         if "classify" not in code:
             code = code.replace('"starter"', repr(f"dir:{colours}"))
+        for name, place in published.items():
+            code = code.replace(repr(name).replace("'", '"'), repr(f"dir:{place}"))
         result = run([sys.executable, "-W", "error", "-c", code])
         assert result.returncode == 0, f"{code}\n{result.stderr}"
 
