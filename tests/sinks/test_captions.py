@@ -242,6 +242,23 @@ def test_a_blank_description_is_none(blank, tmp_path):
     assert [text for _, text in descriptions(described(place))] == [LINE]
 
 
+@pytest.mark.parametrize(
+    "strange",
+    [
+        '<dc:description rdf:resource="http://x/dog"/>',
+        "<dc:description><!-- to do --></dc:description>",
+        '<dc:description rdf:parseType="Resource"> </dc:description>',
+    ],
+)
+@pytest.mark.parametrize("mode", ["append", "overwrite"])
+def test_a_description_that_is_no_text_stays(strange, mode, tmp_path):
+    place = tmp_path / "a.xmp"
+    described(place, told(str(tmp_path / "a.jpg"), (), DOG), "tags")
+    place.write_text(place.read_text().replace("<dc:subject>", f"{strange}<dc:subject>"))
+    assert strange.encode() in described(place, on_existing=mode)
+    assert LINE not in place.read_text()
+
+
 @in_one_folder
 @given(words, words)
 def test_any_text_comes_back(tmp_path, first, second):
@@ -254,6 +271,20 @@ def test_any_text_comes_back(tmp_path, first, second):
         assert len(found) == bool(kept)
         if text.isprintable() and kept:
             assert found == [kept]
+
+
+@pytest.mark.parametrize("embed", [False, True])
+def test_exiv2_reads_the_description(embed, tmp_path):
+    """Exiv2 is what digiKam and darktable read XMP with."""
+    exiv2 = pytest.importorskip("exiv2")
+    place = tmp_path / "a.jpg"
+    Image.new("RGB", (8, 8)).save(place)
+    write("xmp", None, told(str(place), tags=DOG), "tags", "captions", embed=embed)
+    image = exiv2.ImageFactory.open(str(place if embed else tmp_path / "a.xmp"))
+    image.readMetadata()
+    data = image.xmpData()
+    assert str(data["Xmp.dc.description"].toString()) == f'lang="x-default" {LINE}'
+    assert "dog" in str(data["Xmp.dc.subject"].toString())
 
 
 def test_a_caption_in_the_image_itself(tmp_path):

@@ -140,7 +140,7 @@ def _describe(
         What the description is then.
     """
     existing, ours = packet.values(DESCRIPTION), packet.values(WRITTEN_DESCRIPTION)
-    is_blank = not any(text.strip() for text in existing)
+    is_blank = packet.is_blank(DESCRIPTION)
     is_ours = bool(ours) and existing == ours
     if is_blank:
         stays = bool(ours) and not replaces  # a person took it out

@@ -127,6 +127,16 @@ class Packet:
         in_attributes = any(name in found.attributes for found in self._descriptions)
         return in_attributes or bool(self._elements(name))
 
+    def is_blank(self, name: Name) -> bool:
+        """Whether a property says nothing: there is no text in it, nor an address, a comment or the like."""
+        if any(value.strip() for value in self.values(name)):
+            return False
+        inside = [self._data[found.start : found.end] for found in self._elements(name)]
+        if any(mark in data for data in inside for mark in (b"<!", b"<?")):
+            return False
+        attributes = (found.group(1) for data in inside for found in _ATTRIBUTE.finditer(data))
+        return all(one.startswith(b"xmlns") or one == b"xml:lang" for one in attributes)
+
     def change_list(self, name: Name, *, added: Iterable[str], removed: Iterable[str] = ()) -> None:
         """Put entries behind those of a list, and take others out; once for each list.
 
