@@ -116,6 +116,9 @@ TOKENS = {
     ),
     "a red car.The dog ran.and sat,here": "a red car.the dog ran.and sat , here",
     "the dog sat. in the sun.": "the dog sat . in the sun .",
+    "#blessed @user £5 €6 #1 at 9am, 9:15am no. 5 and no. five": (
+        "#blessed @user # 5 $ 6 # 1 at 9am , 9:15 am no. 5 and no . five"
+    ),
     "": "",
 }
 
