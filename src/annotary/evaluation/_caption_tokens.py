@@ -4,8 +4,9 @@ COCO's evaluation calls ``PTBTokenizer -preserveLines -lowerCase`` of Stanford C
 out a list of punctuation (pycocoevalcap/tokenizer/ptbtokenizer.py). These are its rules for what stands in captions,
 written down anew and compared with its output: all of 8,370 captions of Flickr8k and COCO come apart alike, and so do
 3,992 of 4,000 lines of odd pieces put together by chance. Addresses of the web with brackets, abbreviations that keep
-their full stop only within a sentence, and characters of other scripts may not. Quirks of the reference are kept: brackets
-become ``-lrb-`` and count as words, because the list of punctuation has them in capitals, and so do ``!!`` and ``&``.
+their full stop only within a sentence, and characters of other scripts may not. Quirks of the reference are kept:
+brackets become ``-lrb-`` and count as words, because the list of punctuation has them in capitals, and so do ``!!`` and
+``&``.
 """
 
 from __future__ import annotations
