@@ -158,6 +158,20 @@ def test_made_up_boxes_of_a_file_and_the_rules_of_lvis(run, tmp_path):
         assert ("AR 300" in shown) == is_lvis
 
 
+def test_nothing_drawn_and_nothing_found(run, truth):
+    value = json.loads(truth.read_text())
+    Path("empty.json").write_text(json.dumps({**value, "annotations": []}))
+    Path("none.json").write_text("[]")
+    result = run("evaluate", "detection", "empty.json", "--predictions", "none.json")
+    assert result.exit_code == 0
+    assert result.stdout.splitlines()[2].split() == ["AP", "-"]
+    assert "no box was drawn" in result.stderr
+    told = json.loads(
+        run("evaluate", "detection", truth, "--predictions", "none.json", "--json").stdout
+    )
+    assert told["metrics"]["ap"] == 0.0
+
+
 def test_sizes_that_differ_are_told(run, truth, tmp_path):
     record = {"image": "1.png", "width": 2 * INPUT, "height": INPUT, "boxes": []}
     Path("made.jsonl").write_text(json.dumps(record))
@@ -172,6 +186,10 @@ def test_sizes_that_differ_are_told(run, truth, tmp_path):
         ((), "--predictions FILE or --model NAME"),
         (("--predictions", "a.jsonl", "--model", "small"), "choose one"),
         (("--predictions", "none.jsonl"), "No such file"),
+        (
+            ("--predictions", "a.jsonl", "--nms", "0.5", "--labels", "red"),
+            "--labels, --nms: not with",
+        ),
         (("--model", "small", "--images", "none"), "no such folder"),
         (("--model", "small", "--template", "x"), "template"),
         (("--model", "small", "--templates", "none.txt"), "--templates none.txt: No such file"),

@@ -118,6 +118,9 @@ def _show(report: Mapping[str, Any]) -> None:
 def _show_labels(report: Mapping[str, Any]) -> None:
     """The labels, or the worst of many; with the threshold at which F1 is best."""
     seen = [one for one in report["per_label"] if one["drawn"]]
+    if not seen:
+        tell("no box was drawn, so nothing can be found")
+        return
     worst = sorted(seen, key=lambda one: one["ap"] or 0.0)[:MOST_LABELS]
     few = len(seen) <= MOST_LABELS
     head = ("label" if few else "worst labels", "drawn", "found", "AP", "AP50")

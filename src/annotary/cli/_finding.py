@@ -10,7 +10,7 @@ import click
 
 from annotary.cli._annotating import loaded
 from annotary.cli._evaluating import FILE
-from annotary.cli._options import made, options_of
+from annotary.cli._options import given, made, options_of
 from annotary.errors import UsageError
 from annotary.runtime import RuntimeOptions
 from annotary.tasks.detection import DetectionOptions
@@ -113,6 +113,9 @@ def find_boxes(drawn: DrawnBoxes, values: Mapping[str, Any], *, model: str | Non
 
     predictions = values["predictions"]
     if predictions is not None:
+        told = [*given(values, QueryOptions, DetectionOptions)]
+        if told:
+            raise UsageError(f"{', '.join(told)}: not with --predictions, as the boxes are there")
         found = read_found(predictions, drawn)
         return Finding(found, {"predictions": str(predictions)}, found.source)
     if model is None:
