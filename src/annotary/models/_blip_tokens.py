@@ -28,8 +28,7 @@ MOST_TOKENS = 35
 
 _PART = "##"
 
-_CAPTION_MARKS = re.compile(r"([.!\"()*#:;~])")
-_QUESTION_MARKS = _CAPTION_MARKS
+_MARKS = re.compile(r"[.!\"()*#:;~]")
 _SPACES = re.compile(r"\s{2,}")
 
 
@@ -88,7 +87,7 @@ class BertTokens:
 
 def read_question(question: str) -> str:
     """A question as BLIP was trained to read it: in lower case, without the marks .!"()*#:;~ (its `pre_question`)."""
-    return _QUESTION_MARKS.sub("", question.lower()).rstrip(" ")
+    return _MARKS.sub("", question.lower()).rstrip(" ")
 
 
 def read_caption(text: str) -> str:
@@ -96,8 +95,16 @@ def read_caption(text: str) -> str:
 
     In lower case, with spaces for the marks .!"()*#:;~, single spaces, and no more than 30 words.
     """
-    told = _SPACES.sub(" ", _CAPTION_MARKS.sub(" ", text.lower())).strip()
-    return " ".join(told.split(" ")[:MOST_WORDS])
+    return " ".join(_words(text)[:MOST_WORDS])
+
+
+def is_longer(text: str) -> bool:
+    """Whether a text has more words than are judged."""
+    return len(_words(text)) > MOST_WORDS
+
+
+def _words(text: str) -> list[str]:
+    return _SPACES.sub(" ", _MARKS.sub(" ", text.lower())).strip().split(" ")
 
 
 def _open(directory: Path) -> Tokenizer:

@@ -28,6 +28,7 @@ from annotary.models._blip_tokens import (
     MOST_TOKENS,
     VOCABULARY_FILE,
     BertTokens,
+    is_longer,
     read_caption,
     read_question,
 )
@@ -334,10 +335,8 @@ class BlipMatcher(_Blip):
 
     def is_read_whole(self, text: str) -> bool:
         """Whether a text is short enough to be read to its end."""
-        whole = " ".join(text.split())
-        cut = read_caption(text)
-        is_all = len(read_caption(whole).split(" ")) == len(cut.split(" "))
-        return is_all and len(self._tokens.numbers(cut)) <= MOST_TOKENS - 2
+        numbers = self._tokens.numbers(read_caption(text))
+        return not is_longer(text) and len(numbers) <= MOST_TOKENS - 2
 
     def match_texts(self, batch: Batch, texts: Sequence[Sequence[str]]) -> list[list[Matched]]:
         """For each image how well each of its texts fits, in the order of the texts. Thread-safe.
