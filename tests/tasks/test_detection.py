@@ -25,7 +25,7 @@ from annotary.tasks.locating import Located, detector
 from annotary.tasks.nms import kept_boxes, overlaps
 from annotary.tasks.queries import Example, QueryOptions, read_box, read_queries
 from annotary.tasks.text_cache import TextCache
-from annotary.tasks.tiles import tiles_of
+from annotary.tasks.tiles import Tile, is_cut, tiles_of, without_pieces
 from tests.tasks.detectors import (
     COLOURS,
     CORNER,
@@ -261,6 +261,21 @@ def test_tiles_cover_the_image_and_overlap(width, height, side, overlap):
         assert all(end - start == min(side, length) for start, end in edges)
         for (_, end), (start, _) in pairwise(edges):
             assert end - start >= side * overlap - 2  # they begin on whole pixels
+
+
+def test_pieces_go_where_there_is_the_whole():
+    boxes = np.array(
+        [[0, 0, 100, 40], [60, 0, 100, 40], [60, 0, 101, 40], [60, 0, 100, 40], [300, 0, 340, 40]],
+        np.float64,
+    )
+    cut = is_cut(boxes, Tile(0, 0, 100, 100), 500, 100)
+    assert cut.tolist() == [True, True, True, True, True]
+    assert not is_cut(boxes[:2], Tile(0, 0, 100, 100), 100, 100).any()
+    cut = np.array([False, True, True, True, True])
+    scores = np.array([0.3, 0.5, 0.5, 0.7, 0.5])
+    labels = np.array([0, 0, 1, 0, 0])
+    # Of another label, far more likely than the whole, or elsewhere: they stay.
+    assert without_pieces(boxes, scores, labels, cut).tolist() == [0, 2, 3, 4]
 
 
 TILED = {"tile": 200, "tile_overlap": 0.3, "threshold": 0.5}

@@ -81,9 +81,15 @@ _PROCESSORS: Mapping[str, Mapping[str, Any]] = {
 }
 """What the classes of image processors begin with."""
 
-_OF_MODELS = {"clip": "CLIP", "metaclip_2": "CLIP", "siglip": "Siglip", "siglip2": "Siglip2"}
-_OF_MODELS |= {"blip": "Blip"}
-_OF_MODELS |= {"owlvit": "OwlViT", "owlv2": "Owlv2"}
+_OF_MODELS = {
+    "clip": "CLIP",
+    "metaclip_2": "CLIP",
+    "siglip": "Siglip",
+    "siglip2": "Siglip2",
+    "blip": "Blip",
+    "owlvit": "OwlViT",
+    "owlv2": "Owlv2",
+}
 
 
 def read_preprocess(directory: Path, model_type: str) -> PreprocessSpec:

@@ -253,7 +253,7 @@ class Detection(AsksOneModel[Detector]):
                 parts.append(found._replace(boxes=boxes))
                 cut.append(is_cut(boxes, tile, width, height))
         every = _Found(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
-        return every.at(without_pieces(every.boxes, every.labels, np.concatenate(cut)))
+        return every.at(without_pieces(*every, np.concatenate(cut)))
 
     def _chosen(self, found: _Found) -> tuple[Box, ...]:
         """The boxes that an image gets, the best first; equal scores in the order of places and labels."""

@@ -17,6 +17,10 @@ _COVERED = 0.7
 """Share of a cut box that lies in a whole one of the same label from which on both are one thing."""
 
 
+_LIKELY = 0.5
+"""Share of a cut box's score from which on a whole one takes its place."""
+
+
 class Tile(NamedTuple):
     """A part of an image, in its pixels.
 
@@ -79,19 +83,24 @@ def is_cut(boxes: Boxes, tile: Tile, width: int, height: int) -> npt.NDArray[np.
 
 
 def without_pieces(
-    boxes: Boxes, labels: npt.NDArray[np.intp], cut: npt.NDArray[np.bool_]
+    boxes: Boxes,
+    scores: npt.NDArray[np.float64],
+    labels: npt.NDArray[np.intp],
+    cut: npt.NDArray[np.bool_],
 ) -> npt.NDArray[np.intp]:
     """Which boxes are no piece of another: whole ones, and cut ones that no whole one of their label covers.
 
     Args:
         boxes: float64[n, 4] of all tiles, `xyxy` in pixels of the image.
+        scores: float64[n], 0..1. A box that is hardly likely does not stand for one that is.
         labels: One a box.
         cut: Whether a tile's edge cut it.
     """
     kept = ~cut
     whole = np.flatnonzero(~cut)
     for place in np.flatnonzero(cut):
-        alike = whole[labels[whole] == labels[place]]
+        is_alike = labels[whole] == labels[place]
+        alike = whole[is_alike & (scores[whole] >= _LIKELY * scores[place])]
         shared = intersections(boxes[place], boxes[alike])
         kept[place] = not (shared > _COVERED * areas(boxes[place])).any()
     return np.flatnonzero(kept)
