@@ -363,6 +363,19 @@ def test_images_that_exif_turns_are_stored_upright(tmp_path, form, placing):
     assert {path: path.stat().st_mtime_ns for path in times} == times
 
 
+def test_how_an_image_is_turned_is_taken_over_with_its_boxes(tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    turned(photos / "t.jpg", 6, ("blue", (8, 8, 32, 24)), quality=98, subsampling=0)
+    finder = SpotFinder(("red", "green", "blue"))
+    make_boxes(photos, tmp_path / "one", "coco", task=finder, split="all=1")
+    told = {"task": finder, "labels_of": tmp_path / "one", "split": "all=1"}
+    found = make_boxes(photos, tmp_path / "two", "yolo", **told)
+    assert (finder.images, found["turned"]) == (1, 1)
+    with Image.open(tmp_path / "two" / "all" / "images" / "t.jpg") as opened:
+        assert opened.size == (64, 48)
+
+
 def test_images_of_archives_are_turned_too(tmp_path):
     photos = tmp_path / "photos"
     photos.mkdir()

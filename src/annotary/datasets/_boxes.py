@@ -98,8 +98,10 @@ class BoxedImages:
 
     def row(self, entry: Entry, part: str | None) -> Row:
         """An image with its place."""
-        boxes = self._boxes_of(entry)
-        self._empty += len(self._dataset.description.boxes(entry)) - len(boxes)
+        told = self._dataset.description.boxes(entry)
+        edges = ((box, _within(box, entry)) for box in told)
+        boxes = tuple(Box(box.label, box.score, found) for box, found in edges if found)
+        self._empty += len(told) - len(boxes)
         is_turned = entry.orientation != 1
         name = "" if part is None else self._name(entry, part, is_turned=is_turned)
         return Row(
@@ -151,13 +153,9 @@ class BoxedImages:
         }
 
     def _labels_of(self, entry: Entry) -> set[str]:
-        return {box.label for box in self._boxes_of(entry)}
-
-    def _boxes_of(self, entry: Entry) -> tuple[Box, ...]:
-        """The boxes that count, as they are written: within the image, and not empty."""
-        size = (entry.width, entry.height)
-        within = (_within(box, size) for box in self._dataset.description.boxes(entry))
-        return tuple(box for box in within if box is not None)
+        """The labels of the boxes that are written."""
+        boxes = self._dataset.description.boxes(entry)
+        return {box.label for box in boxes if _within(box, entry)}
 
     def _name(self, entry: Entry, part: str, *, is_turned: bool) -> str:
         form = self._dataset.form
@@ -174,13 +172,10 @@ class BoxedImages:
         return f"{folder}/{self._file_names.take(folder, stem, '', entry.original)}{suffix}"
 
 
-def _within(box: Box, size: tuple[int, int]) -> Box | None:
+def _within(box: Box, image: Entry) -> tuple[float, float, float, float] | None:
     """A box as far as it is in the image, in hundredths of a pixel; None where nothing of it is."""
-    width, height = size
-    left, top, right, bottom = (
-        round(min(max(edge, 0.0), float(side)), _DECIMALS)
-        for edge, side in zip(box.xyxy, (width, height, width, height), strict=True)
-    )
-    if left >= right or top >= bottom:
-        return None
-    return Box(box.label, box.score, (left, top, right, bottom))
+    left, top, right, bottom = box.xyxy
+    width, height = image.width, image.height
+    left, right = round(max(left, 0.0), _DECIMALS), round(min(right, width), _DECIMALS)
+    top, bottom = round(max(top, 0.0), _DECIMALS), round(min(bottom, height), _DECIMALS)
+    return (left, top, right, bottom) if left < right and top < bottom else None
