@@ -172,6 +172,29 @@ def test_nothing_drawn_and_nothing_found(run, truth):
     assert told["metrics"]["ap"] == 0.0
 
 
+def test_datasets_of_yolo_are_measured_on(run, truth, tmp_path):
+    value = json.loads(truth.read_text())
+    (tmp_path / "photos").rename(tmp_path / "images")
+    (tmp_path / "labels").mkdir()
+    for image in value["images"]:
+        lines = [
+            f"{one['category_id'] - 1} {(left + width / 2) / INPUT} {(top + height / 2) / (2 * INPUT)}"
+            f" {width / INPUT} {height / (2 * INPUT)}"
+            for one in value["annotations"]
+            if one["image_id"] == image["id"]
+            for left, top, width, height in [one["bbox"]]
+        ]
+        (tmp_path / "labels" / f"{image['id']}.txt").write_text("\n".join(lines))
+    (tmp_path / "data.yaml").write_text("names: [red, green, blue]\ntrain: images\n")
+    command = ("--model", "small", "--json")
+    expected = json.loads(
+        run("evaluate", "detection", truth, "--images", "images", *command).stdout
+    )
+    told = json.loads(run("evaluate", "detection", tmp_path, "--split", "train", *command).stdout)
+    assert told["metrics"] == pytest.approx(expected["metrics"])
+    assert told["images"] == 8
+
+
 def test_sizes_that_differ_are_told(run, truth, tmp_path):
     record = {"image": "1.png", "width": 2 * INPUT, "height": INPUT, "boxes": []}
     Path("made.jsonl").write_text(json.dumps(record))
@@ -265,6 +288,7 @@ def test_labels_with_few_boxes_take_the_threshold_of_all(run, truth):
         (("--label-column", "x"), "--label-column: not with --task detect"),
         (("--none-label", "x", "--thresholds", "f1"), "--none-label, --thresholds: not with"),
         (("--task", "classify", "--nms", "0.5"), "--nms: not with --task classify"),
+        (("--split", "val"), "--split is for datasets"),
         (("--task", "classify", "--minimum-boxes", "9"), "--minimum-boxes: not with"),
         (("--predictions", "logits.json"), "scores must be in 0..1"),
     ],

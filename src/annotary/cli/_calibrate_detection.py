@@ -33,7 +33,7 @@ def calibrate_detection(
     """Choose thresholds of labels on boxes that somebody drew.
 
     Args:
-        dataset: COCO JSON.
+        dataset: COCO JSON, or the folder of a dataset of YOLO or Pascal VOC.
         values: The values of the options.
         options: `minimum_boxes` and `seed`.
 
@@ -46,7 +46,7 @@ def calibrate_detection(
     from annotary.evaluation.detection_thresholds import fit_box_thresholds
 
     _check_output(values["output"])
-    drawn = read_drawn(dataset, folder=values["images"])
+    drawn = read_drawn(dataset, folder=values["images"], split=values["split"])
     finding = find_boxes(drawn, values, model=values["model"])
     outside = [box.score for box in finding.found.boxes if not 0.0 <= box.score <= 1.0]
     if outside:

@@ -45,7 +45,7 @@ _NAMES = {
 
 
 @click.command("detection", cls=SectionedCommand, short_help="Compare boxes with drawn ones.")
-@click.argument("dataset", type=FILE, metavar="COCO.json")
+@click.argument("dataset", type=FILE, metavar="DATASET")
 @predictions_options
 @click.option(
     "--model",
@@ -63,10 +63,11 @@ _NAMES = {
 @report_options
 @measuring_options
 def command(dataset: Path, **values: Any) -> None:
-    """Compare boxes with those that somebody drew in the images of COCO.json.
+    """Compare boxes with those that somebody drew in the images of DATASET.
 
-    COCO.json is the JSON of COCO (images, categories, annotations with bbox) or of LVIS, whose own rules are followed.
-    With --model the labels of COCO.json are looked for, unless others are told.
+    DATASET is the JSON of COCO (images, categories, annotations with bbox) or of LVIS, whose own rules are followed, or
+    the folder of a dataset of YOLO (data.yaml) or Pascal VOC (Annotations). With --model the labels of DATASET are
+    looked for, unless others are told.
     """
     click.get_current_context().exit(_detection(dataset, values))
 
@@ -78,7 +79,7 @@ def _detection(dataset: Path, values: dict[str, Any]) -> int:
     check_replaceable(values["output"], "evaluate detection")
     if values["predictions"] is not None and values["model"] is not None:
         raise UsageError("--predictions and --model are two ways to the same boxes; choose one")
-    drawn = read_drawn(dataset, folder=values["images"])
+    drawn = read_drawn(dataset, folder=values["images"], split=values["split"])
     finding = find_boxes(drawn, values, model=values["model"])
     result = measure_detection(drawn, finding.found.boxes)
     report = {

@@ -46,7 +46,12 @@ def predictions_options(function: Function) -> Function:
             "--images",
             type=FILE,
             metavar="FOLDER",
-            help="Where names of images start; where COCO.json is otherwise.",
+            help="Where names of images start; where the dataset is otherwise.",
+        ),
+        click.option(
+            "--split",
+            metavar="NAME",
+            help="Which part of a dataset of YOLO or Pascal VOC; val or the like otherwise.",
         ),
     )
     for decorate in reversed(decorators):

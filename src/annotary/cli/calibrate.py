@@ -96,7 +96,8 @@ def command(dataset: Path, **values: Any) -> None:
 
     DATASET is a folder with a folder for each class, or a table (.csv, .tsv, .jsonl, .parquet) with an image and its
     labels in each row. Without labels of your own those of the dataset are taken. A few hundred images do; a model is
-    never made worse by it. With --task detect, DATASET is COCO JSON, and what is learned is a threshold for each label.
+    never made worse by it. With --task detect, DATASET has boxes (COCO, YOLO, Pascal VOC), and what is learned is a
+    threshold for each label.
     """
     context = click.get_current_context()
     _check_task(values)
@@ -119,7 +120,9 @@ def _check_task(values: Mapping[str, Any]) -> None:
         wrong += [f"--{name.replace('_', '-')}" for name in _COLUMNS if values[name] is not None]
     else:
         wrong = [flag for flag in given(values, DetectionOptions) if flag != "--multi-label"]
-        wrong += [f"--{name}" for name in ("predictions", "images") if values[name] is not None]
+        wrong += [
+            f"--{name}" for name in ("predictions", "images", "split") if values[name] is not None
+        ]
         wrong += ["--minimum-boxes"] if values["minimum_boxes"] != MINIMUM_BOXES else []
     if wrong:
         raise UsageError(f"{', '.join(wrong)}: not with --task {values['task']}")

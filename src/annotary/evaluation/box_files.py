@@ -1,4 +1,4 @@
-"""Files of boxes: those that people drew, in the JSON of COCO and LVIS, and those that a model found.
+"""Files of boxes: those that people drew, in COCO, LVIS, YOLO and Pascal VOC, and those that a model found.
 
 Found boxes are what annotary writes (JSON Lines, CSV, Parquet, COCO JSON) or a list of results as COCO's server takes
 it. Boxes are `xywh` in pixels of the upright image. Labels are compared by name: as they are written, else without
@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from annotary.errors import NothingToDo, UsageError
 from annotary.evaluation._box_tables import TABLE_SUFFIXES, records_of_table
+from annotary.evaluation.box_folders import coco_of_folder
 from annotary.evaluation.caption_files import read_json
 from annotary.evaluation.image_names import ImageNames
 from annotary.records import Annotation, Failure, Item, from_line
@@ -111,12 +112,13 @@ class DrawnBoxes:
             yield image_at(image.name, self.folder)
 
 
-def read_drawn(place: Path, *, folder: Path | None = None) -> DrawnBoxes:
-    """Boxes of a file of COCO or LVIS.
+def read_drawn(place: Path, *, folder: Path | None = None, split: str | None = None) -> DrawnBoxes:
+    """Boxes of a file of COCO or LVIS, or of a dataset of YOLO or Pascal VOC.
 
     Args:
-        place: The file.
+        place: The file, or the folder of the dataset.
         folder: Where names of images start; where the file is when nothing is said.
+        split: Which part of a dataset; `val` or the like when nothing is said.
 
     Raises:
         UsageError: It cannot be read, or is no such file.
@@ -124,14 +126,20 @@ def read_drawn(place: Path, *, folder: Path | None = None) -> DrawnBoxes:
     """
     if folder is not None and not folder.is_dir():
         raise UsageError(f"--images: no such folder: {str(folder)!r}")
-    value = read_json(place)
-    start = os.fspath(place.parent if folder is None else folder)
+    is_folder = place.is_dir() or place.suffix.lower() in (".yaml", ".yml")
+    if is_folder:
+        value, own = coco_of_folder(place, split)
+    elif split is not None:
+        raise UsageError(f"--split is for datasets of YOLO and Pascal VOC; {place} is one file")
+    else:
+        value, own = read_json(place), place.parent
+    what = f"{place} has broken boxes" if is_folder else f"{place} is no COCO JSON of boxes"
     try:
-        drawn = _drawn(value, start)
+        drawn = _drawn(value, os.fspath(own if folder is None else folder))
     except KeyError as error:
-        raise UsageError(f"{place} is no COCO JSON of boxes: {error} is missing") from error
+        raise UsageError(f"{what}: {error} is missing") from error
     except (TypeError, ValueError, AttributeError) as error:
-        raise UsageError(f"{place} is no COCO JSON of boxes: {error}") from error
+        raise UsageError(f"{what}: {error}") from error
     if not drawn.images or not drawn.labels:
         raise NothingToDo(f"{place} has no {'images' if not drawn.images else 'categories'}")
     return drawn
