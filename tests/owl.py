@@ -31,7 +31,7 @@ def make_owl(directory: Path, kind: str, *, seed: int = 0) -> Path:
 
         torch.manual_seed(seed)
         tokenizer, words = clip_tokenizer(transformers)
-        tokenizer.pad_token = "!"  # noqa: S105 - as published ones have it: number 0
+        tokenizer.pad_token = "!"  # as published ones have it: number 0
         model = _model(transformers, kind, words).eval()
         with torch.no_grad():  # so that scores and boxes differ from place to place
             for name, value in model.named_parameters():

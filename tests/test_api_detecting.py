@@ -99,7 +99,7 @@ def test_examples_that_cannot_be_read(model, tmp_path):
     with pytest.raises(UnreadableImage, match=r"broken\.jpg"):
         model.detect(PHOTO, like="broken.jpg")
     (tmp_path / "other.jpg").write_bytes(b"no image")
-    with pytest.raises(UsageError, match="one image, but .* is several"):
+    with pytest.raises(UsageError, match=r"one image, but .* is several"):
         model.detect(PHOTO, like=tmp_path)
 
 

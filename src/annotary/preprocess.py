@@ -438,7 +438,8 @@ def _mirrored(places: npt.NDArray[Any], last: int) -> npt.NDArray[Any]:
     if last == 0:
         return np.zeros_like(places)
     around = np.abs(places) % (2 * last)
-    return np.minimum(around, 2 * last - around)
+    mirrored: npt.NDArray[Any] = np.minimum(around, 2 * last - around)
+    return mirrored
 
 
 def _size_in_patches(spec: PreprocessSpec, width: int, height: int) -> tuple[int, int]:

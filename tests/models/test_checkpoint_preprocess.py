@@ -162,7 +162,7 @@ def test_the_newer_file_is_read_too(tmp_path):
     [
         ({"do_resize": False}, "do_resize = false is not supported"),
         ({"resample": 5}, "resample = 5 is not supported"),
-        ({"image_processor_type": "BlipImageProcessor"}, "'BlipImageProcessor' is not supported"),
+        ({"image_processor_type": "DetrImageProcessor"}, "'DetrImageProcessor' is not supported"),
         ({"size": {"shortest_edge": 200}}, "shortest_edge = 200 is smaller than crop_size"),
         ({"size": {"longest_edge": 200}}, "size = .* is not supported"),
         ({"size": "large"}, "size = 'large' is not supported"),
