@@ -50,12 +50,13 @@ class TextLayers:
         found: list[Memory] = []
         for one in states:
             moved = one.to(self._numbers)[None]
-            found.append(
-                [
-                    (_heads(cross, cross.key(moved)), _heads(cross, cross.value(moved)))
-                    for cross in (layer.crossattention.self for layer in self._layers)
-                ]
-            )
+            memory: Memory = []
+            for layer in self._layers:
+                cross = layer.crossattention.self
+                # They are gone through at every step, which is faster in the order of memory.
+                key = _heads(cross, cross.key(moved)).contiguous()
+                memory.append((key, _heads(cross, cross.value(moved)).contiguous()))
+            found.append(memory)
         return found
 
     def read(

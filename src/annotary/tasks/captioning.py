@@ -58,6 +58,8 @@ class CaptioningOptions:
     def __post_init__(self) -> None:
         if self.captions < 1:
             raise ValueError(f"captions must be at least 1, but got {self.captions}")
+        if self.beams is not None and self.beams < 1:
+            raise ValueError(f"beams must be at least 1, but got {self.beams}")
         if self.nucleus is None and self.beams is not None and self.captions > self.beams:
             raise ValueError(
                 f"captions must be at most beams, but got {self.captions} > {self.beams}"
