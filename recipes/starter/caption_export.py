@@ -23,10 +23,18 @@ Floats = npt.NDArray[np.float32]
 
 
 @torch.no_grad()
-def build(decoder: CaptionDecoder) -> onnx.ModelProto:
-    """The decoder with matrices in 8 bits and words in 16, for images of one region."""
+def build(decoder: CaptionDecoder, mean: torch.Tensor, scale: float) -> onnx.ModelProto:
+    """The decoder with matrices in 8 bits and words in 16, for images of one region.
+
+    Args:
+        decoder: As trained.
+        mean: ``[d]``: what was subtracted from an image's vector.
+        scale: What it was divided by.
+    """
     options = decoder.options
     state = {name: value.numpy() for name, value in decoder.state_dict().items()}
+    state["enter.weight"] = state["enter.weight"] / np.float32(scale)
+    state["enter.bias"] = state["enter.bias"] - state["enter.weight"] @ mean.numpy()
     graph = GraphBuilder()
     read = _product(graph, IMAGE, state, "enter")
     shape = _whole(graph, [0, decoder.prefix, options.width])
@@ -52,9 +60,11 @@ def build(decoder: CaptionDecoder) -> onnx.ModelProto:
     return graph.model(inputs, {OUTPUT: len(state["offset"])})
 
 
-def write(decoder: CaptionDecoder, words: Words, folder: Path) -> None:
-    """Write `caption.onnx` and `caption_words.txt`."""
-    joint_export.write(build(decoder), folder / CAPTION_FILE)
+def write(
+    decoder: CaptionDecoder, standard: tuple[torch.Tensor, float], words: Words, folder: Path
+) -> None:
+    """Write `caption.onnx` and `caption_words.txt`; `standard` is the mean and the scale of the images' vectors."""
+    joint_export.write(build(decoder, *standard), folder / CAPTION_FILE)
     (folder / WORDS_FILE).write_text("\n".join(words.names) + "\n", encoding="utf-8")
 
 
@@ -72,7 +82,9 @@ def _add_block(
     graph: GraphBuilder, tokens: str, unseen: str, state: dict[str, Floats], name: str, heads: int
 ) -> str:
     width = state[f"{name}.answer.weight"].shape[0]
-    asked = _product(graph, _norm(graph, tokens, state, f"{name}.attention_norm"), state, f"{name}.ask")
+    asked = _product(
+        graph, _norm(graph, tokens, state, f"{name}.attention_norm"), state, f"{name}.ask"
+    )
     parts = [f"{name}.{part}" for part in ("query", "key", "value")]
     graph.split(asked, parts, [width] * 3, axis=2)
     split = _whole(graph, [0, 0, heads, width // heads])
@@ -80,12 +92,16 @@ def _add_block(
     query = graph.node("Transpose", query, perm=[0, 2, 1, 3])
     key = graph.node("Transpose", key, perm=[0, 2, 3, 1])
     value = graph.node("Transpose", value, perm=[0, 2, 1, 3])
-    scores = graph.node("Mul", graph.node("MatMul", query, key), _number(graph, (width // heads) ** -0.5))
+    scores = graph.node(
+        "Mul", graph.node("MatMul", query, key), _number(graph, (width // heads) ** -0.5)
+    )
     shares = graph.node("Softmax", graph.node("Add", scores, unseen), axis=-1)
     found = graph.node("Transpose", graph.node("MatMul", shares, value), perm=[0, 2, 1, 3])
     joined = graph.node("Reshape", found, _whole(graph, [0, 0, width]))
     tokens = graph.node("Add", tokens, _product(graph, joined, state, f"{name}.answer"))
-    grown = _product(graph, _norm(graph, tokens, state, f"{name}.hidden_norm"), state, f"{name}.grow")
+    grown = _product(
+        graph, _norm(graph, tokens, state, f"{name}.hidden_norm"), state, f"{name}.grow"
+    )
     half = graph.node("Mul", grown, _number(graph, 0.5))
     bent = graph.node("Erf", graph.node("Mul", grown, _number(graph, 0.5**0.5)))
     bent = graph.node("Mul", half, graph.node("Add", bent, _number(graph, 1.0)))

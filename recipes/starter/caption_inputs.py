@@ -95,8 +95,7 @@ def _run(
     with ThreadPoolExecutor(features.THREADS) as pool:
         parts = list(pool.map(one, range(0, len(photos), _BATCH)))
     return {
-        name: np.concatenate([part[number] for part in parts])
-        for number, name in enumerate(INPUTS)
+        name: np.concatenate([part[number] for part in parts]) for number, name in enumerate(INPUTS)
     }
 
 

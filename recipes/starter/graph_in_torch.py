@@ -20,23 +20,23 @@ def _axis(inputs: list[Tensor]) -> int:
 
 
 _OPERATORS: dict[str, Callable[[list[Tensor], Attributes], Tensor]] = {
-    "Add": lambda i, a: i[0] + i[1],
-    "Cast": lambda i, a: i[0].float(),
+    "Add": lambda i, _: i[0] + i[1],
+    "Cast": lambda i, _: i[0].float(),
     "Concat": lambda i, a: torch.cat(i, a["axis"]),
     "Conv": lambda i, a: functional.conv1d(functional.pad(i[0], tuple(a["pads"])), i[1]),
-    "Div": lambda i, a: i[0] / i[1],
-    "MatMul": lambda i, a: i[0] @ i[1],
-    "Max": lambda i, a: torch.maximum(i[0], i[1]),
-    "Mul": lambda i, a: i[0] * i[1],
+    "Div": lambda i, _: i[0] / i[1],
+    "MatMul": lambda i, _: i[0] @ i[1],
+    "Max": lambda i, _: torch.maximum(i[0], i[1]),
+    "Mul": lambda i, _: i[0] * i[1],
     "ReduceL2": lambda i, a: i[0].norm(dim=_axis(i), keepdim=bool(a["keepdims"])),
     "ReduceMean": lambda i, a: i[0].mean(_axis(i), keepdim=bool(a["keepdims"])),
     "ReduceSum": lambda i, a: i[0].sum(_axis(i), keepdim=bool(a["keepdims"])),
-    "Relu": lambda i, a: i[0].relu(),
-    "Sqrt": lambda i, a: i[0].sqrt(),
-    "Sub": lambda i, a: i[0] - i[1],
-    "Tanh": lambda i, a: i[0].tanh(),
+    "Relu": lambda i, _: i[0].relu(),
+    "Sqrt": lambda i, _: i[0].sqrt(),
+    "Sub": lambda i, _: i[0] - i[1],
+    "Tanh": lambda i, _: i[0].tanh(),
     "Transpose": lambda i, a: i[0].permute(*a["perm"]),
-    "Unsqueeze": lambda i, a: i[0].unsqueeze(_axis(i)),
+    "Unsqueeze": lambda i, _: i[0].unsqueeze(_axis(i)),
 }
 """The operators of the text tower after its table."""
 

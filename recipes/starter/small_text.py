@@ -1,22 +1,23 @@
 """Makes the text tower small: its table of pieces in product codes, and what the codes change trained away.
 
-The tower that `joint_export` writes has half a byte a number, 256 bytes a piece. Here a piece has 88 bytes, or 176 if
-it is frequent. The codes are chosen by how far the text vectors move (`codes`); then the centres and all scales and
-offsets of the tower are trained for a few minutes to give the vectors that it gave before, on captions, names, and
-pieces of all languages put together by chance. No text of the languages is needed for that.
+The tower that `joint_export` writes has half a byte a number, 256 bytes a piece. Here the pieces of the captions and
+names that the starter was trained on stay as they are, and the others have 88 bytes, or 176 if they are frequent. The
+codes are chosen by how far the text vectors move (`codes`); then the centres and all scales and offsets of the tower
+are trained for a few minutes to give the vectors that it gave before, on captions, names, and pieces of all languages
+put together by chance. No text of the languages is needed for that.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import torch
 from onnx import TensorProto, numpy_helper
@@ -28,8 +29,9 @@ from recipes.starter import features
 from recipes.starter.codes import CENTRES, CodedRows, encode
 from recipes.starter.graph import GraphBuilder
 from recipes.starter.graph_in_torch import TorchGraph
-from recipes.starter.sentences import CHUNKS, padded
+from recipes.starter.sentences import WIDTH, padded
 from recipes.starter.tables import read_vocabulary
+from recipes.starter.text_tower import PackedTable, add_lookup
 
 IDS, MASK, OUTPUT = "input_ids", "attention_mask", "text_embeds"
 
@@ -49,19 +51,22 @@ class SizeOptions:
     width: int = 5
     """Directions that a byte tells of."""
 
-    first: int = 30_000
+    first: int = 22_000
     """The most frequent pieces, which have as many bytes again."""
 
     floor: float = 0.03
     """What every direction counts at least, as a share of the mean."""
 
-    steps: int = 400
+    looked_at: int = 24
+    """Batches that tell what the text vectors notice."""
+
+    steps: int = 120
     """Of the training after."""
 
     learning_rate: float = 1e-3
     """Of Adam at its highest; it falls as a cosine to 0."""
 
-    batch_size: int = 192
+    batch_size: int = 96
     """Texts a step."""
 
     seed: int = 0
@@ -75,14 +80,8 @@ class WideTable:
     output: str
     """The tensor of rows."""
 
-    whole: npt.NDArray[np.uint8]
-    """``[1024, 512]``: steps of the first rows, which stay as they are."""
-
-    scale: npt.NDArray[np.float32]
-    """``[17, 1]``: of a step."""
-
-    low: npt.NDArray[np.float32]
-    """``[17, 1]``: of step 0."""
+    packed: PackedTable
+    """As it is kept."""
 
     rows: Tensor
     """``[pieces, 512]``: all rows."""
@@ -93,23 +92,21 @@ def read_table(path: Path) -> WideTable:
     model = onnx.load(path)
     graph = model.graph
     output = next(node for node in graph.node if node.op_type == "Transpose").input[0]
-    sum_ = next(node for node in graph.node if output in node.output)
     makers = {name: node for node in graph.node for name in node.output}
     arrays = {entry.name: numpy_helper.to_array(entry) for entry in graph.initializer}
-    scaled, low = makers[sum_.input[0]], makers[sum_.input[1]]
+    scaled, low = (makers[name] for name in makers[output].input)
     scale = makers[scaled.input[1]]
-    whole = next(a for a in arrays.values() if a.dtype == np.uint8 and a.shape[1:] == (512,))
-    pieces = len(whole) + next(len(a) for a in arrays.values() if a.shape[1:] == (256,))
+    whole = next(a for a in arrays.values() if a.dtype == np.uint8 and a.shape[1:] == (WIDTH,))
+    halves = next(a for a in arrays.values() if a.shape[1:] == (WIDTH // 2,))
+    levels = next(a for a in arrays.values() if a.shape == halves.shape[:1])
+    pieces = len(whole) + len(halves)
+    packed = PackedTable(
+        whole, halves, levels, arrays[scale.input[0]][:, 0], arrays[low.input[0]][:, 0]
+    )
     places = np.arange(pieces, dtype=np.int64)[None]
     session = features.open_session(_with_output(model, output))
     (rows,) = session.run([output], {IDS: places, MASK: np.ones_like(places)})
-    return WideTable(
-        output,
-        whole.copy(),
-        arrays[scale.input[0]].copy(),
-        arrays[low.input[0]].copy(),
-        torch.from_numpy(rows[0].copy()),
-    )
+    return WideTable(output, packed, torch.from_numpy(rows[0].copy()))
 
 
 def _with_output(model: onnx.ModelProto, name: str) -> bytes:
@@ -126,18 +123,22 @@ class Texts:
     Args:
         texts: Captions and names, as pieces.
         pieces: How many pieces there are.
+
+    Attributes:
+        used: The pieces of the texts.
     """
 
     def __init__(self, texts: Sequence[list[int]], pieces: int) -> None:
         self._texts = texts
         self._pieces = pieces
+        self.used = sorted({piece for text in texts for piece in text})
 
     def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Pieces and mask of a batch: half texts, the other half one to eight pieces of any language."""
-        half = count // 2
-        chosen = torch.randint(len(self._texts), (half,), generator=generator).tolist()
+        """Pieces and mask of a batch: a third texts, the others one to eight pieces of any language."""
+        share = count // 3
+        chosen = torch.randint(len(self._texts), (share,), generator=generator).tolist()
         found = [self._texts[place] for place in chosen]
-        for _ in range(count - half):
+        for _ in range(count - share):
             length = int(torch.randint(1, 9, (1,), generator=generator))
             low, high = FIRST_WORD, self._pieces
             if torch.rand(1, generator=generator) < 0.5:  # as often frequent pieces alone
@@ -151,7 +152,7 @@ def metric_of(tower: TorchGraph, table: WideTable, texts: Texts, options: SizeOp
     generator = torch.Generator().manual_seed(options.seed)
     width = table.rows.shape[1]
     total = torch.zeros(width, width)
-    for _ in range(80):
+    for _ in range(options.looked_at):
         ids, mask = texts.draw(options.batch_size, generator)
         rows = table.rows[ids].requires_grad_()
         vectors = tower({table.output: rows, MASK: mask})
@@ -169,10 +170,15 @@ def metric_of(tower: TorchGraph, table: WideTable, texts: Texts, options: SizeOp
 
 
 def train_away(
-    coded: CodedRows, tower: TorchGraph, table: WideTable, texts: Texts, options: SizeOptions, say: Say
+    coded: CodedRows,
+    tower: TorchGraph,
+    table: WideTable,
+    texts: Texts,
+    options: SizeOptions,
+    say: Say,
 ) -> None:
     """Train the centres and the tower's floats, in place, to give the text vectors of the table as it was."""
-    before = {name: value.detach().clone() for name, value in tower.arrays.items()}
+    before = copy.deepcopy(tower)
     trained = [coded.centres, coded.extra_centres, coded.turn, coded.middle]
     for tensor in trained:
         tensor.requires_grad_()
@@ -188,46 +194,45 @@ def train_away(
     for step in range(options.steps):
         ids, mask = texts.draw(options.batch_size, generator)
         with torch.no_grad():
-            now = {name: value.clone() for name, value in tower.arrays.items()}
-            _put(tower, before)
-            wanted = tower({table.output: table.rows[ids], MASK: mask})
-            _put(tower, now)
-        found = tower({table.output: _mixed(coded, table, ids), MASK: mask})
+            wanted = before({table.output: table.rows[ids], MASK: mask})
+        found = tower({table.output: mixed(coded, table, texts.used, ids), MASK: mask})
         loss = (1 - functional.cosine_similarity(found, wanted)).mean()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         schedule.step()
-        if step % 50 == 0 or step == options.steps - 1:
+        if step % 20 == 0 or step == options.steps - 1:
             say(f"step {step}: mean cosine {1 - loss.item():.4f}")
     for tensor in trained:
         tensor.requires_grad_(requires_grad=False)
 
 
-def _put(tower: TorchGraph, values: dict[str, Tensor]) -> None:
-    for name, value in values.items():
-        tower.arrays[name].data.copy_(value)
+def mixed(coded: CodedRows, table: WideTable, used: Sequence[int], ids: Tensor) -> Tensor:
+    """Rows of the coded table; those that are used stay as they were."""
+    is_used = torch.isin(ids, torch.tensor(used))[..., None]
+    return torch.where(is_used, table.rows[ids], coded.rows(ids))
 
 
-def _mixed(coded: CodedRows, table: WideTable, ids: Tensor) -> Tensor:
-    """Rows of the coded table; the very first are whole."""
-    is_whole = (ids < len(table.whole))[..., None]
-    return torch.where(is_whole, table.rows[ids], coded.rows(ids))
-
-
-def write(path: Path, source: Path, coded: CodedRows, tower: TorchGraph, table: WideTable) -> None:
+def write(
+    path: Path,
+    source: Path,
+    coded: CodedRows,
+    tower: TorchGraph,
+    table: WideTable,
+    used: Sequence[int],
+) -> None:
     """Write the small tower: the source's graph with another lookup, and floats as trained."""
     model = onnx.load(source)
     kept = [node for node in model.graph.node if not _leads_to(node, model.graph, table.output)]
     graph = GraphBuilder("coded_")
-    _add_lookup(graph, coded, table)
-    used = {name for node in kept for name in node.input}
+    _add_rows(graph, coded, table, used)
+    needed = {name for node in kept for name in node.input}
     arrays = []
     for entry in model.graph.initializer:
-        if entry.name in used:
-            if entry.name in tower.arrays:
-                values = tower.arrays[entry.name].detach().numpy()
-                entry = numpy_helper.from_array(values.reshape(tuple(entry.dims)), entry.name)
+        if entry.name in tower.arrays:
+            values = tower.arrays[entry.name].detach().numpy().reshape(tuple(entry.dims))
+            arrays.append(numpy_helper.from_array(values, entry.name))
+        elif entry.name in needed:
             arrays.append(entry)
     del model.graph.node[:], model.graph.initializer[:]
     model.graph.node.extend([*graph.nodes, *kept])
@@ -240,12 +245,33 @@ def _leads_to(node: onnx.NodeProto, graph: onnx.GraphProto, output: str) -> bool
     """Whether a node is part of the old lookup: it stands before its end and nothing after it needs it."""
     names = [name for each in graph.node for name in each.output]
     end = names.index(output)
-    later = {name for each in graph.node for name in each.input if names.index(each.output[0]) > end}
+    later = {
+        name for each in graph.node for name in each.input if names.index(each.output[0]) > end
+    }
     return names.index(node.output[0]) <= end and not (set(node.output) - {output}) & later
 
 
-def _add_lookup(graph: GraphBuilder, coded: CodedRows, table: WideTable) -> None:
+def _add_rows(graph: GraphBuilder, coded: CodedRows, table: WideTable, used: Sequence[int]) -> None:
     """Rows of the pieces ``[b, t, 512]``, under the name that the graph knows."""
+    packed, kept = table.packed, np.array(used)
+    limit = len(packed.whole)
+    whole, rest = kept[kept < limit], kept[kept >= limit] - limit
+    small = replace(
+        packed, whole=packed.whole[whole], halves=packed.halves[rest], levels=packed.levels[rest]
+    )
+    slots = np.full(len(table.rows), -1, np.int16)
+    slots[kept] = np.arange(len(kept))
+    zero = graph.constant(np.array(0, np.int64))
+    slot = graph.node("Gather", graph.constant(slots), IDS)
+    slot = graph.node("Cast", slot, to=TensorProto.INT64)
+    as_before = add_lookup(graph, small, graph.node("Max", slot, zero))
+    is_coded = graph.node("Less", slot, zero)
+    is_coded = graph.node("Unsqueeze", is_coded, graph.constant(np.array([2], np.int64)))
+    graph.node("Where", is_coded, _add_coded(graph, coded), as_before, name=table.output)
+
+
+def _add_coded(graph: GraphBuilder, coded: CodedRows) -> str:
+    """Rows of the pieces ``[b, t, 512]`` as `CodedRows.rows` gives them."""
     groups, width = coded.centres.shape[0], coded.centres.shape[2]
     first = len(coded.extra_codes)
     found = _add_centres(graph, coded.codes, coded.centres, IDS)
@@ -259,21 +285,11 @@ def _add_lookup(graph: GraphBuilder, coded: CodedRows, table: WideTable) -> None
     turn = graph.wide(coded.turn.half().numpy())
     turned = graph.node("MatMul", graph.node("Reshape", found, shape), turn)
     turned = graph.node("Add", turned, graph.constant(coded.middle.numpy()))
-    axis = graph.constant(np.array([2], np.int64))
     lengths = graph.node("Gather", graph.constant(coded.lengths.numpy()), IDS)
     lengths = graph.node("Cast", lengths, to=TensorProto.INT64)
     length = graph.node("Gather", graph.constant(coded.length.numpy()), lengths)
-    rows = graph.node("Mul", turned, graph.node("Unsqueeze", length, axis))
-    limit = len(table.whole)
-    place = graph.node("Min", IDS, graph.constant(np.array(limit - 1, np.int64)))
-    steps = graph.node("Gather", graph.constant(table.whole), place)
-    part = graph.node("Mod", IDS, graph.constant(np.array(CHUNKS, np.int64)))
-    scale = graph.node("Gather", graph.constant(table.scale), part)
-    low = graph.node("Gather", graph.constant(table.low), part)
-    steps = graph.node("Mul", graph.node("Cast", steps, to=TensorProto.FLOAT), scale)
-    whole = graph.node("Add", steps, low)
-    is_whole = graph.node("Less", IDS, graph.constant(np.array(limit, np.int64)))
-    graph.node("Where", graph.node("Unsqueeze", is_whole, axis), whole, rows, name=table.output)
+    length = graph.node("Unsqueeze", length, graph.constant(np.array([2], np.int64)))
+    return graph.node("Mul", turned, length)
 
 
 def _add_centres(graph: GraphBuilder, codes: Tensor, centres: Tensor, places: str) -> str:
@@ -287,7 +303,12 @@ def _add_centres(graph: GraphBuilder, codes: Tensor, centres: Tensor, places: st
 
 
 def make(
-    source: Path, tokenizer: Path, texts: Sequence[str], output: Path, options: SizeOptions, say: Say
+    source: Path,
+    tokenizer: Path,
+    texts: Sequence[str],
+    output: Path,
+    options: SizeOptions,
+    say: Say,
 ) -> None:
     """Write the small tower.
 
@@ -308,7 +329,7 @@ def make(
     say(f"codes of {len(table.rows):,} pieces")
     coded = encode(table.rows, metric, options.groups, options.width, options.first, options.seed)
     train_away(coded, tower, table, drawn, options, say)
-    write(output, source, coded, tower, table)
+    write(output, source, coded, tower, table, drawn.used)
     say(f"{output}: {output.stat().st_size / 1e6:.1f} MB, {json.dumps(asdict(options))}")
 
 

@@ -100,7 +100,7 @@ def add_encoder(graph: GraphBuilder, encoder: SentenceEncoder, table: PackedTabl
     """Add the encoder from `input_ids` and `attention_mask` [b, t] on; returns its unit vectors ``[b, 512]``."""
     mask = graph.node("Cast", "attention_mask", to=TensorProto.FLOAT)
     kept = graph.node("Unsqueeze", mask, _whole(graph, 1))
-    vectors = graph.node("Transpose", _add_lookup(graph, table), perm=[0, 2, 1])
+    vectors = graph.node("Transpose", add_lookup(graph, table), perm=[0, 2, 1])
     vectors = graph.node("Mul", vectors, kept)
     state = {name: value.detach().numpy() for name, value in encoder.named_parameters()}
     entered = _add_conv(graph, vectors, state["enter.weight"][:, :, None], state["enter.bias"])
@@ -131,12 +131,20 @@ def add_encoder(graph: GraphBuilder, encoder: SentenceEncoder, table: PackedTabl
     return _add_last(graph, graph.node("Div", total, graph.node("Sqrt", length)), state)
 
 
-def _add_lookup(graph: GraphBuilder, table: PackedTable) -> str:
-    """Rows of the table ``[b, t, 512]``."""
-    rows = np.array(WHOLE_ROWS, np.int64)
-    ids, limit = "input_ids", graph.constant(rows)
-    last = graph.constant(np.array(WHOLE_ROWS - 1, np.int64))
-    place = graph.node("Max", graph.node("Sub", ids, limit), graph.constant(np.array(0, np.int64)))
+def add_lookup(graph: GraphBuilder, table: PackedTable, places: str = "input_ids") -> str:
+    """Rows of the table ``[b, t, 512]``.
+
+    Args:
+        graph: Where to add it.
+        table: The rows.
+        places: Where the pieces stand in the table.
+    """
+    whole_rows = len(table.whole)
+    limit = graph.constant(np.array(whole_rows, np.int64))
+    last = graph.constant(np.array(whole_rows - 1, np.int64))
+    place = graph.node(
+        "Max", graph.node("Sub", places, limit), graph.constant(np.array(0, np.int64))
+    )
     halves = _float(graph, graph.node("Gather", graph.constant(table.halves), place))
     upper = graph.node("Floor", graph.node("Mul", halves, _number(graph, 1 / 16)))
     lower = graph.node("Sub", halves, graph.node("Mul", upper, _number(graph, 16.0)))
@@ -151,10 +159,10 @@ def _add_lookup(graph: GraphBuilder, table: PackedTable) -> str:
         graph.node("Mul", level, graph.node("Unsqueeze", width, axis)),
         graph.node("Unsqueeze", first, axis),
     )
-    whole = graph.node("Gather", graph.constant(table.whole), graph.node("Min", ids, last))
-    is_whole = graph.node("Unsqueeze", graph.node("Less", ids, limit), axis)
+    whole = graph.node("Gather", graph.constant(table.whole), graph.node("Min", places, last))
+    is_whole = graph.node("Unsqueeze", graph.node("Less", places, limit), axis)
     step = graph.node("Where", is_whole, _float(graph, whole), step)
-    part = graph.node("Mod", ids, graph.constant(np.array(CHUNKS, np.int64)))
+    part = graph.node("Mod", "input_ids", graph.constant(np.array(CHUNKS, np.int64)))
     scale = graph.node("Gather", graph.constant(table.scale[:, None]), part)
     low = graph.node("Gather", graph.constant(table.low[:, None]), part)
     return graph.node("Add", graph.node("Mul", step, scale), low)

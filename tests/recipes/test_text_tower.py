@@ -103,7 +103,7 @@ def test_the_levels_are_the_best_there_are(text_tower):
 
 def test_the_graph_looks_up_what_the_table_says(text_tower, table):
     graph = text_tower.GraphBuilder()
-    rows = text_tower._add_lookup(graph, table)
+    rows = text_tower.add_lookup(graph, table)
     last = graph.node(
         "ReduceMean", rows, text_tower._whole(graph, 1), keepdims=0, name="text_embeds"
     )

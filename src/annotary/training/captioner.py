@@ -2,8 +2,8 @@
 
 Data, network and loop are apart: `Words` turns captions into numbers, `CaptionTable` gives batches of any features that
 were computed before, `CaptionDecoder` is a transformer that reads an image as a few tokens before the words (as in
-ClipCap, Mokady et al., 2021, but with words of its own and nothing trained before), and `CaptionTraining` is the loop. It
-is meant for few data: features, words and weights are hidden by chance, and the labels are smoothed.
+ClipCap, Mokady et al., 2021, but with words of its own and nothing trained before), and `CaptionTraining` is the loop.
+It is meant for few data: features, words and weights are hidden by chance, and the labels are smoothed.
 """
 
 from __future__ import annotations
@@ -52,7 +52,9 @@ class Words:
     def of(cls, captions: Iterable[str], least: int = 2) -> Words:
         """The words of some captions that occur so many times at least, the most frequent first."""
         counts = Counter(word for caption in captions for word in split_words(caption))
-        kept = sorted((word for word, n in counts.items() if n >= least), key=lambda w: (-counts[w], w))
+        kept = sorted(
+            (word for word, n in counts.items() if n >= least), key=lambda w: (-counts[w], w)
+        )
         return cls((*SPECIAL, *kept))
 
     def encode(self, caption: str, longest: int) -> list[int]:
@@ -124,12 +126,16 @@ class CaptionerOptions:
     def __post_init__(self) -> None:
         """Check the ranges."""
         if self.width % self.heads:
-            raise ValueError(f"width must be a multiple of heads, but got {self.width}, {self.heads}")
+            raise ValueError(
+                f"width must be a multiple of heads, but got {self.width}, {self.heads}"
+            )
         if min(self.layers, self.prefix, self.longest, self.steps, self.batch_size) < 1:
             raise ValueError("layers, prefix, longest, steps and batch_size must be 1 or more")
         for name in ("dropout", "input_dropout", "word_dropout", "label_smoothing", "average"):
             if not 0.0 <= getattr(self, name) < 1.0:
-                raise ValueError(f"{name} must be in 0..1, and below 1, but got {getattr(self, name)}")
+                raise ValueError(
+                    f"{name} must be in 0..1, and below 1, but got {getattr(self, name)}"
+                )
 
 
 class _Block(nn.Module):
@@ -169,7 +175,9 @@ class CaptionDecoder(nn.Module):
         regions: Of an image.
     """
 
-    def __init__(self, inputs: int, words: int, options: CaptionerOptions, regions: int = 1) -> None:
+    def __init__(
+        self, inputs: int, words: int, options: CaptionerOptions, regions: int = 1
+    ) -> None:
         super().__init__()
         self.options = options
         self.prefix = regions * options.prefix
@@ -256,14 +264,19 @@ class CaptionTraining:
         options: How.
     """
 
-    def __init__(self, decoder: CaptionDecoder, table: CaptionTable, options: CaptionerOptions) -> None:
+    def __init__(
+        self, decoder: CaptionDecoder, table: CaptionTable, options: CaptionerOptions
+    ) -> None:
         self.decoder = decoder
         self.table = table
         self.options = options
         parameters = list(decoder.parameters())
         self._optimiser = torch.optim.AdamW(
             [
-                {"params": [p for p in parameters if p.ndim > 1], "weight_decay": options.weight_decay},
+                {
+                    "params": [p for p in parameters if p.ndim > 1],
+                    "weight_decay": options.weight_decay,
+                },
                 {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
             ],
             lr=options.learning_rate,
