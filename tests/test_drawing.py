@@ -10,7 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from annotary.drawing import COLOURS, Drawn, _ink, _lettering, _placed, draw_boxes
+from annotary.drawing import (
+    COLOURS,
+    Drawn,
+    _font_for,
+    _fonts,
+    _ink,
+    _lacking,
+    _lettering,
+    _placed,
+    draw_boxes,
+)
 from annotary.errors import OutputError
 from annotary.records import Box, Item
 from annotary.tasks import Picture
@@ -174,6 +184,10 @@ def test_labels_in_any_script_and_of_any_length():
     found = draw_boxes(grey(300, 200), boxes, names)
     for place in range(len(names)):
         assert (found == rgb(place)).all(axis=2).any()
+    letters = [_fonts()[_font_for(text)] for text in ("cat", "größer", "кошка")]
+    for font, text in zip(letters, ("cat", "größer", "кошка"), strict=True):
+        assert _lacking(font, frozenset(text)) == 0, text
+    assert _font_for("cat 0.90") is None
     lettering = _lettering(boxes, np.array([box.xyxy for box in boxes]), (300, 200))
     assert lettering.texts[4].startswith("xxx")
     assert lettering.texts[4].endswith("… 0.90")

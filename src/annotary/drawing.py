@@ -6,12 +6,14 @@ everything is, is decided here from the picture alone.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
@@ -61,6 +63,8 @@ _FONTS = (
     *("PingFang.ttc", "msgothic.ttc", "malgun.ttf", "segoeui.ttf"),
 )
 """Fonts of systems, for letters that Pillow's own font lacks."""
+
+_FONT_OF_PLOTS = "mpl-data/fonts/ttf/DejaVuSans.ttf"
 
 
 def check_installed() -> None:
@@ -191,24 +195,31 @@ def _one_line(text: str) -> str:
 
 @lru_cache(maxsize=64)
 def _font_for(text: str) -> str | None:
-    """The file of a font that has all letters of a text; None for Pillow's own, which is taken where it does."""
-    letters = {letter for letter in text if not letter.isspace()}
-    if _has_letters(ImageFont.load_default(20), letters):
-        return None
-    for name in _FONTS:
-        try:
+    """The file of a font that has the letters of a text, or most of them; None for Pillow's own, where it does."""
+    letters = frozenset(letter for letter in text if not letter.isspace())
+    lacking = {file: _lacking(font, letters) for file, font in _fonts().items()}
+    return min(lacking, key=lambda file: lacking[file])
+
+
+@lru_cache(maxsize=1)
+def _fonts() -> dict[str | None, Any]:
+    """Fonts by their files, Pillow's own first; of two that have as many letters the first is taken."""
+    found: dict[str | None, Any] = {None: ImageFont.load_default(20)}
+    names = list(_FONTS)
+    if (plots := find_spec("matplotlib")) and plots.submodule_search_locations:
+        # supervision needs it, and it brings a font with the letters of Europe.
+        names[:0] = [f"{path}/{_FONT_OF_PLOTS}" for path in plots.submodule_search_locations]
+    for name in names:
+        with contextlib.suppress(OSError):
             font = ImageFont.truetype(name, 20)
-        except OSError:
-            continue
-        if _has_letters(font, letters):
-            return str(font.path)
-    return None
+            found[str(font.path)] = font
+    return found
 
 
-def _has_letters(font: Any, letters: set[str]) -> bool:
-    """Whether a font has letters: what it lacks it draws as it draws what no font has."""
+def _lacking(font: Any, letters: frozenset[str]) -> int:
+    """How many letters a font lacks: it draws them as it draws what no font has."""
     none = bytes(font.getmask("\U0010fffe"))
-    return all(bytes(font.getmask(letter)) != none for letter in letters)
+    return sum(bytes(font.getmask(letter)) == none for letter in letters)
 
 
 def _fitting(
