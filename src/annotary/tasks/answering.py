@@ -18,7 +18,7 @@ from annotary.records import Answer, Item
 from annotary.tasks import Picture
 from annotary.tasks.asking import AsksOneModel
 from annotary.tasks.captioning import rounded
-from annotary.tasks.label_sets import split_labels
+from annotary.tasks.label_sets import shortened, split_labels
 from annotary.tasks.own_texts import OwnTexts, read_rows
 from annotary.tasks.writing import Answerer, Decoding
 
@@ -80,6 +80,10 @@ class Answering(AsksOneModel[Answerer]):
         every = (*questions, *(of_image.every if of_image is not None else ()))
         for question in every:
             _check(question)
+        for answer in dict.fromkeys(one for question in every for one in question.answers or ()):
+            if not answerer.is_read_whole(answer):
+                told = shortened(answer)
+                raise UsageError(f"the answer {told!r} is longer than {answerer.card.id} reads")
         self._questions = tuple(questions)
         self._decoding = decoding
         self._shortlist = shortlist
