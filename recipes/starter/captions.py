@@ -22,7 +22,6 @@ from torch import Tensor
 
 from annotary.evaluation.captions import measure_captions
 from annotary.models._generation import Decoding
-from annotary.models._starter_captions import CaptionWriter
 from annotary.runtime import RuntimeOptions
 from annotary.training.captioner import (
     CaptionDecoder,
@@ -35,6 +34,7 @@ from annotary.training.captioner import (
 )
 from recipes.starter import caption_export, caption_inputs, features
 from recipes.starter.caption_inputs import Photo
+from recipes.starter.caption_writer import CaptionWriter
 
 Floats = npt.NDArray[np.float32]
 Say = Callable[[str], None]

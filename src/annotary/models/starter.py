@@ -1,13 +1,11 @@
-"""The starter: a tagger in ONNX that embeds images and texts, too, so that the two can be compared, and writes captions.
+"""The starter: a tagger in ONNX that embeds images and texts, too, so that the two can be compared.
 
-Its files are those of a tagger (`onnx_tagger`); for texts `text.onnx` and `tokenizer.json.gz`; and for captions
-`caption.onnx` and `caption_words.txt`. They are read when the first text or caption is asked for: tagging starts as
-fast as without them. The card says how a cosine becomes a score.
+Its files are those of a tagger (`onnx_tagger`) and, for texts, `text.onnx` and `tokenizer.json.gz`, which are read when
+the first text is embedded: tagging starts as fast as without them. The card says how a cosine becomes a score.
 """
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -20,19 +18,15 @@ import numpy.typing as npt
 from annotary.cards import Card, Similarity, Vocabulary
 from annotary.errors import ModelError
 from annotary.models import onnx_tagger
-from annotary.models._generation import Decoding, Written
 from annotary.models._texts import Texts
 from annotary.models.onnx_tagger import OnnxTagger
 from annotary.runtime import RuntimeOptions, Session
 
 if TYPE_CHECKING:
-    from annotary.models._starter_captions import CaptionWriter
     from annotary.models._text_tower import TextTower
 
 TEXT_FILE = "text.onnx"
 TOKENIZER_FILE = "tokenizer.json.gz"
-CAPTION_FILE = "caption.onnx"
-WORDS_FILE = "caption_words.txt"
 OUTPUT = "image_embeds"
 
 _STOPS = " .。"
@@ -40,7 +34,7 @@ _STOPS = " .。"
 
 
 class Starter(OnnxTagger):
-    """A tagger that embeds images and texts alike, and writes simple captions.
+    """A tagger that embeds images and texts alike.
 
     Attributes:
         card: What it is.
@@ -53,7 +47,6 @@ class Starter(OnnxTagger):
         session: Of the tagger; it gives `image_embeds` [b, d], too.
         similarity: As the attribute.
         open_texts: Opens the text tower, once.
-        open_captions: Opens the decoder of captions, once.
     """
 
     def __init__(
@@ -63,14 +56,11 @@ class Starter(OnnxTagger):
         session: Session,
         similarity: Similarity,
         open_texts: Callable[[], TextTower],
-        open_captions: Callable[[], CaptionWriter],
     ) -> None:
         super().__init__(card, vocabulary, session)
         self.similarity = similarity
         self._open_texts = open_texts
         self._texts: TextTower | None = None
-        self._open_captions = open_captions
-        self._captions: CaptionWriter | None = None
         self._lock = threading.Lock()
 
     def embed_images(self, batch: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
@@ -100,42 +90,6 @@ class Starter(OnnxTagger):
                 self._texts = self._open_texts()
         return self._texts.embed(_without_stops(texts))
 
-    def check_prompt(self, prompt: str, decoding: Decoding) -> None:
-        """Check that a caption can go on from a prompt.
-
-        Raises:
-            UsageError: A word is none that the starter writes, or no room is left.
-            ModelError: The decoder cannot be run.
-        """
-        self._writer().beginning(prompt, decoding)
-
-    def write_captions(
-        self, batch: npt.NDArray[np.generic], prompts: Sequence[str], decoding: Decoding
-    ) -> list[list[Written]]:
-        """Captions of every image, best first, each text once. Thread-safe.
-
-        They are experimental: see the card for how often they are right.
-
-        Args:
-            batch: b images.
-            prompts: b beginnings, which are continued and left out of the texts; they may be of different lengths.
-            decoding: How.
-
-        Raises:
-            UsageError: A word of a prompt is none that the starter writes, or no room is left.
-            ModelError: The decoder cannot be run.
-        """
-        writer = self._writer()
-        beginnings = [writer.beginning(prompt, decoding) for prompt in prompts]
-        seeds = [hashlib.sha256(np.ascontiguousarray(image).tobytes()).digest() for image in batch]
-        return writer.write(self.embed_images(batch), beginnings, decoding, seeds)
-
-    def _writer(self) -> CaptionWriter:
-        with self._lock:
-            if self._captions is None:
-                self._captions = self._open_captions()
-        return self._captions
-
 
 def _without_stops(texts: Sequence[str]) -> Sequence[str]:
     """Texts without blanks and full stops at their ends; one that is nothing else stays as it is."""
@@ -164,10 +118,4 @@ def load(card: Card, directory: Path, options: RuntimeOptions) -> Starter:
         own = replace(options, runtime="onnxruntime") if is_free else options
         return TextTower(directory / TEXT_FILE, directory / TOKENIZER_FILE, own)
 
-    def open_captions() -> CaptionWriter:
-        from annotary.models._starter_captions import CaptionWriter
-
-        own = replace(options, runtime="onnxruntime") if options.runtime == "auto" else options
-        return CaptionWriter(directory / CAPTION_FILE, directory / WORDS_FILE, own)
-
-    return Starter(card, vocabulary, session, card.similarity, open_texts, open_captions)
+    return Starter(card, vocabulary, session, card.similarity, open_texts)

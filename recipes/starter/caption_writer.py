@@ -1,4 +1,4 @@
-"""The starter's small decoder of captions: an ONNX file that takes an image's vector and the words written so far.
+"""Writes captions with the decoder as ONNX, which takes an image's vector and the words written so far.
 
 Nothing is kept between two words: with some twenty words and two small blocks it is as fast to read them all again.
 """
@@ -70,7 +70,7 @@ class CaptionWriter:
             told = ", ".join(dict.fromkeys(unknown[:_UNKNOWN_TOLD]))
             known = len(self._words) - FIRST_WORD
             raise UsageError(
-                f"the starter writes {known:,} words, and these of the prompt are none of them: {told}"
+                f"the decoder writes {known:,} words, and these of the prompt are none of them: {told}"
             )
         if len(words) + 1 >= decoding.max_length:
             raise UsageError(
