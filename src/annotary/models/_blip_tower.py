@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import threading
 from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Any
@@ -88,6 +89,7 @@ class Tower:
     def __init__(self, vision: Any, options: RuntimeOptions, size: tuple[int, int]) -> None:
         self.session = TorchSession(ImageStates(vision), (_STATES,), options, (3, *size))
         self.encoded = 0
+        self._one_at_a_time = threading.Lock()  # on a GPU, too
         self._known: OrderedDict[bytes, Tensor] = OrderedDict()
 
     @contextlib.contextmanager
@@ -97,7 +99,7 @@ class Tower:
         Raises:
             ModelError: torch cannot compute.
         """
-        with self.session.computing():
+        with self._one_at_a_time, self.session.computing():
             try:
                 yield
             except RuntimeError as error:
