@@ -1,16 +1,16 @@
-"""Makes the text tower small: its table of pieces in product codes, and what the codes change trained away.
+"""Makes the text tower small: its table of pieces in product codes.
 
 The tower that `joint_export` writes has half a byte a number, 256 bytes a piece. Here the pieces of the captions and
-names that the starter was trained on stay as they are, and the others have 88 bytes, or 176 if they are frequent. The
-codes are chosen by how far the text vectors move (`codes`); then the centres and all scales and offsets of the tower
-are trained for a few minutes to give the vectors that it gave before, on captions, names, and pieces of all languages
-put together by chance. No text of the languages is needed for that.
+names that the starter was trained on stay as they are, and the others have 96 bytes, or 192 if they are frequent. The
+codes are chosen by how far the text vectors move (`codes`), which is measured on those texts and on pieces of all
+languages put together by chance: no text of the languages is needed.
+
+``python -m recipes.starter.small_text --data ../shared/data --output text.onnx``
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -23,7 +23,6 @@ import torch
 from onnx import TensorProto, numpy_helper
 from tokenizers import Tokenizer
 from torch import Tensor
-from torch.nn import functional
 
 from recipes.starter import features
 from recipes.starter.codes import CENTRES, CodedRows, encode
@@ -45,7 +44,7 @@ Say = Callable[[str], None]
 class SizeOptions:
     """Chosen on Flickr8k dev, see the page."""
 
-    groups: int = 88
+    groups: int = 96
     """Bytes of a piece."""
 
     width: int = 5
@@ -60,14 +59,8 @@ class SizeOptions:
     looked_at: int = 24
     """Batches that tell what the text vectors notice."""
 
-    steps: int = 120
-    """Of the training after."""
-
-    learning_rate: float = 1e-3
-    """Of Adam at its highest; it falls as a cosine to 0."""
-
     batch_size: int = 96
-    """Texts a step."""
+    """Texts of a batch."""
 
     seed: int = 0
     """Of everything."""
@@ -169,71 +162,20 @@ def metric_of(tower: TorchGraph, table: WideTable, texts: Texts, options: SizeOp
     return total + options.floor * torch.eye(width)
 
 
-def train_away(
-    coded: CodedRows,
-    tower: TorchGraph,
-    table: WideTable,
-    texts: Texts,
-    options: SizeOptions,
-    say: Say,
-) -> None:
-    """Train the centres and the tower's floats, in place, to give the text vectors of the table as it was."""
-    before = copy.deepcopy(tower)
-    trained = [coded.centres, coded.extra_centres, coded.turn, coded.middle]
-    for tensor in trained:
-        tensor.requires_grad_()
-    arrays = [value for value in tower.arrays.values() if value.numel() > 1]
-    # Arrays differ much in size: a step is a share of what they hold.
-    groups = [
-        {"params": [value], "lr": options.learning_rate * float(value.detach().abs().mean())}
-        for value in [*trained, *arrays]
-    ]
-    optimiser = torch.optim.Adam(groups, betas=(0.9, 0.99))
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, options.steps)
-    generator = torch.Generator().manual_seed(options.seed + 1)
-    for step in range(options.steps):
-        ids, mask = texts.draw(options.batch_size, generator)
-        with torch.no_grad():
-            wanted = before({table.output: table.rows[ids], MASK: mask})
-        found = tower({table.output: mixed(coded, table, texts.used, ids), MASK: mask})
-        loss = (1 - functional.cosine_similarity(found, wanted)).mean()
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        schedule.step()
-        if step % 20 == 0 or step == options.steps - 1:
-            say(f"step {step}: mean cosine {1 - loss.item():.4f}")
-    for tensor in trained:
-        tensor.requires_grad_(requires_grad=False)
-
-
-def mixed(coded: CodedRows, table: WideTable, used: Sequence[int], ids: Tensor) -> Tensor:
-    """Rows of the coded table; those that are used stay as they were."""
-    is_used = torch.isin(ids, torch.tensor(used))[..., None]
-    return torch.where(is_used, table.rows[ids], coded.rows(ids))
-
-
 def write(
     path: Path,
     source: Path,
     coded: CodedRows,
-    tower: TorchGraph,
     table: WideTable,
     used: Sequence[int],
 ) -> None:
-    """Write the small tower: the source's graph with another lookup, and floats as trained."""
+    """Write the small tower: the source's graph with another lookup."""
     model = onnx.load(source)
     kept = [node for node in model.graph.node if not _leads_to(node, model.graph, table.output)]
     graph = GraphBuilder("coded_")
     _add_rows(graph, coded, table, used)
     needed = {name for node in kept for name in node.input}
-    arrays = []
-    for entry in model.graph.initializer:
-        if entry.name in tower.arrays:
-            values = tower.arrays[entry.name].detach().numpy().reshape(tuple(entry.dims))
-            arrays.append(numpy_helper.from_array(values, entry.name))
-        elif entry.name in needed:
-            arrays.append(entry)
+    arrays = [entry for entry in model.graph.initializer if entry.name in needed]
     del model.graph.node[:], model.graph.initializer[:]
     model.graph.node.extend([*graph.nodes, *kept])
     model.graph.initializer.extend([*graph.constants, *arrays])
@@ -328,8 +270,7 @@ def make(
     metric = metric_of(tower, table, drawn, options)
     say(f"codes of {len(table.rows):,} pieces")
     coded = encode(table.rows, metric, options.groups, options.width, options.first, options.seed)
-    train_away(coded, tower, table, drawn, options, say)
-    write(output, source, coded, tower, table, drawn.used)
+    write(output, source, coded, table, drawn.used)
     say(f"{output}: {output.stat().st_size / 1e6:.1f} MB, {json.dumps(asdict(options))}")
 
 

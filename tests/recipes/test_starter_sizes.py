@@ -100,33 +100,28 @@ def test_a_graph_gives_in_torch_what_it_gives_in_onnx(recipe, tower):
         recipe.graph_in_torch.TorchGraph(tower, [], "text_embeds")
 
 
-def test_the_small_tower_is_the_coded_one_and_training_brings_it_nearer(recipe, tower, tmp_path):
+def test_the_small_tower_reads_codes_and_the_rows_that_stay(recipe, tower, tmp_path):
     small_text = recipe.small_text
-    options = small_text.SizeOptions(
-        groups=4, width=4, first=1200, looked_at=2, steps=40, batch_size=16, learning_rate=2e-3
-    )
+    options = small_text.SizeOptions(groups=32, width=4, first=1200, looked_at=2, batch_size=16)
     table = small_text.read_table(tower)
     graph = recipe.graph_in_torch.TorchGraph(tower, [table.output], "text_embeds")
     texts = small_text.Texts([[1, 40, 1100, 2], [1, 1300, 1450, 2]], PIECES)
+    assert texts.used == [1, 2, 40, 1100, 1300, 1450]
     metric = small_text.metric_of(graph, table, texts, options)
     torch.testing.assert_close(metric, metric.T)
-    coded = recipe.codes.encode(table.rows, metric, 4, 4, 1200)
-    ids = np.random.default_rng(0).integers(1, PIECES, (64, 5))
-    wanted, cosines = run(tower, ids), []
-    said: list[str] = []
-    for number in range(2):
-        path = tmp_path / f"{number}.onnx"
-        small_text.write(path, tower, coded, graph, table, texts.used)
-        found = run(path, ids)
-        rows = small_text.mixed(coded, table, texts.used, torch.from_numpy(ids))
-        given = {table.output: rows, "attention_mask": torch.ones(ids.shape)}
-        np.testing.assert_allclose(found, graph(given).detach().numpy(), atol=5e-3)
-        cosines.append(float((found * wanted).sum(1).mean()))
-        if not number:
-            small_text.train_away(coded, graph, table, texts, options, said.append)
-    assert cosines[0] > 0.3
-    assert cosines[1] > cosines[0]
-    assert said[-1].startswith("step 39")
+    coded = recipe.codes.encode(table.rows, metric, 32, 4, 1200)
+    path = tmp_path / "text.onnx"
+    small_text.write(path, tower, coded, table, texts.used)
+    used = np.array([[1, 40, 1100, 2], [1450, 1300, 40, 40]])
+    np.testing.assert_allclose(run(path, used), run(tower, used), atol=1e-5)
+    ids = np.random.default_rng(0).integers(3, PIECES, (64, 5))
+    rows = coded.rows(torch.from_numpy(ids))
+    is_used = torch.isin(torch.from_numpy(ids), torch.tensor(texts.used))[..., None]
+    rows = torch.where(is_used, table.rows[torch.from_numpy(ids)], rows)
+    given = {table.output: rows, "attention_mask": torch.ones(ids.shape)}
+    found = run(path, ids)
+    np.testing.assert_allclose(found, graph(given).detach().numpy(), atol=5e-3)
+    assert 0.8 < (found * run(tower, ids)).sum(1).mean() < 0.99999
 
 
 def test_the_decoder_writes_in_onnx_what_it_writes_in_torch(recipe):
