@@ -218,3 +218,28 @@ def test_queries_are_remembered_between_runs(annotary, model, photos, tmp_path):
     cache.unlink()
     assert annotary(*asked, "--no-text-cache").stdout == first.stdout
     assert not list(tmp_path.rglob("*.sqlite"))
+
+
+def test_a_classifier_looks_at_each_box(annotary, photos, model, tmp_path, monkeypatch):
+    monkeypatch.setenv("ANNOTARY_CACHE", str(tmp_path / "cache"))
+    detect = ("detect", photos, "--model", model, "--labels", "cat, dog", "--threshold", "0")
+    detect = (*detect, "--top", "2", "--json", "--quiet")
+    alone = records(annotary(*detect).stdout)
+    never = records(annotary(*detect, "--compose", "--compose-threshold", "1").stdout)
+    always = records(annotary(*detect, "--compose", "--compose-threshold", "0").stdout)
+    assert len(alone) == len(always) == 3
+    for name, before in alone.items():
+        assert never[name].boxes == before.boxes
+        after = always[name]
+        places = sorted(box.xyxy for box in before.boxes)
+        assert sorted(box.xyxy for box in after.boxes) == places
+        assert {box.score for box in after.boxes}.isdisjoint(box.score for box in before.boxes)
+        assert "+starter@" in after.sources["boxes"]
+
+
+def test_composing_needs_words(annotary, photos, model):
+    like = ("--like", photos / "a.png", "--compose")
+    told = complaint(annotary("detect", photos, "--model", model, *like))
+    assert "--compose is for labels in words" in told
+    told = complaint(annotary("detect", photos, "--labels", "cat", "--compose-model", "x"))
+    assert "--compose-model is for --compose" in told

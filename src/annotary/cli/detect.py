@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from annotary.cli._annotating import Annotating, Loaded, loaded, model_option, running_options
+from annotary.cli._composing import check_compose, composed
 from annotary.cli._options import SectionedCommand, made, options_of
 from annotary.cli._writing import writing_options
 from annotary.errors import UsageError
+from annotary.tasks.composing import ComposeOptions
 from annotary.tasks.detection import DetectionOptions
 from annotary.tasks.queries import QueryOptions
 
@@ -51,7 +53,7 @@ _WHOLE = "all"
     metavar="NAME",
     help="What is found by --like is called: one name for all, or one for each; else the file's name.",
 )
-@options_of(QueryOptions, DetectionOptions)
+@options_of(QueryOptions, DetectionOptions, ComposeOptions)
 @click.option(
     "--draw",
     type=click.Path(path_type=Path),
@@ -82,23 +84,29 @@ def _detect(paths: tuple[str, ...], values: dict[str, Any]) -> int:
     annotating = Annotating(paths, values)
     annotating.check("boxes")
     labels = _labels(values)
+    if check_compose(values).compose and (labels is None or values["like"]):
+        raise UsageError("--compose is for labels in words; --like says none")
     _check_drawing(values["draw"])
     found = loaded(values["model"], annotating.runtime)
     task = detection(found, values, labels)
     if not values["quiet"]:
         for note in _notes(task):
             tell(note)
+    asked: Task = task
+    told = task.settings()
+    if values["compose"]:
+        asked, told = composed(task, values, loaded)
+        told = {**told, "compose_threshold": values["compose_threshold"]}
     settings = {
         "command": "detect",
-        "model": task.source,
+        "model": asked.source,
         "weights": found.weights,
-        **task.settings(),
+        **told,
     }
-    asked: Task = task
     if values["draw"] is not None:
         from annotary.drawing import Drawn
 
-        asked = Drawn(task, values["draw"], task.names)
+        asked = Drawn(asked, values["draw"], task.names)
     verbs = ("detecting", "searched")
     return annotating.run([asked], settings, verbs, as_line("boxes"), classes=task.names)
 
