@@ -243,6 +243,56 @@ class TestMatch:
             run("match", pictures, "--text", "a cat")
 
 
+class TestSecondLook:
+    def test_the_best_of_a_search_are_ordered_anew(self, run, models, pictures):
+        """The order is that of the logit with the cosine added, of the second model."""
+        pytest.importorskip("pyarrow")
+        from annotary.models import load_model
+        from annotary.runtime import RuntimeOptions
+        from annotary.tasks import Picture
+        from annotary.tasks.matching import SecondLook
+
+        command = ("search", "a cat", "--in", pictures, "--model", models["itm"], "--json")
+        command = (*command, "--no-reduce")
+        first = [json.loads(line) for line in run(*command)[1].splitlines()]
+        assert "match" not in first[0]
+        _, out, _ = run(*command, "--rerank", models["itm"])
+        found = [json.loads(line) for line in out.splitlines()]
+        assert {row["image"] for row in found} == {row["image"] for row in first}
+        cosines = {row["image"]: row["score"] for row in first}
+        assert all(row["score"] == cosines[row["image"]] for row in found)
+        model = load_model(models["itm"], RuntimeOptions(precision="fp32", runtime="torch"))
+        looked = {}
+        from annotary import images, preprocess
+        from annotary.records import Item
+
+        spec = model.card.preprocess
+        for row in found:
+            pixels = images.decode(Path(row["image"]).read_bytes(), alpha=spec.alpha).pixels
+            batch = preprocess.to_batch([preprocess.fit(pixels, spec)], spec)
+            picture = Picture(Item(row["image"], data=b"x"), *pixels.shape[1::-1])
+            (parts,) = SecondLook(model, "a cat").annotate([picture], batch)
+            looked[row["image"]] = parts["match"]
+            assert row["match"] == pytest.approx(parts["match"].score, abs=1e-4)
+        sums = [looked[row["image"]].logit + looked[row["image"]].cosine for row in found]
+        assert sums == sorted(sums, reverse=True)
+
+    def test_lines_show_both_and_top_is_kept_to(self, run, models, pictures):
+        command = ("search", "a cat", "--in", pictures, "--model", models["itm"])
+        _, out, _ = run(*command, "--rerank", models["itm"], "--top", "2")
+        assert len(out.splitlines()) == 2
+        assert len(out.splitlines()[0].split()) == 4
+
+    def test_what_makes_no_sense(self, run, models, pictures):
+        command = ("search", "--in", pictures, "--model", models["itm"])
+        with pytest.raises(UsageError, match="search for words alone"):
+            run(*command, "--image", pictures / "cat.jpg", "--rerank", models["itm"])
+        with pytest.raises(UsageError, match="search for words alone"):
+            run(*command, "a cat", "--minus", "a dog", "--rerank", models["itm"])
+        with pytest.raises(UsageError, match="does not judge texts"):
+            run(*command, "a cat", "--rerank", models["vqa"])
+
+
 def test_a_process_of_its_own_tells_what_to_pull(pictures):
     told = complaint(annotary("ask", pictures / "cat.jpg", "what is this?"))
     assert told.startswith("annotary: starter@")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -75,6 +76,11 @@ SHEET_SUFFIXES = (".jpg", ".jpeg", ".png")
     metavar="NAME",
     help="A name of `annotary models`, hf:OWNER/NAME or dir:PATH. A catalogue knows its own; otherwise it is starter.",
 )
+@click.option(
+    "--rerank",
+    metavar="NAME",
+    help="Have this model look again at the best 128 of a text, such as blip-itm-base-coco, and order them anew.",
+)
 @options_of(SearchOptions)
 @click.option(
     "--sheet",
@@ -104,11 +110,13 @@ class _Query(NamedTuple):
         vector: float32[d].
         text: The only text, if the query is nothing else: of it a model knows how probably it fits.
         images: The bytes of its images.
+        words: The only text in words, if the query is nothing else; else empty.
     """
 
     vector: npt.NDArray[np.float32]
     text: npt.NDArray[np.float32] | None
     images: tuple[bytes, ...]
+    words: str = ""
 
 
 class _Row(NamedTuple):
@@ -120,6 +128,7 @@ class _Row(NamedTuple):
         score: The cosine.
         vector: float32[d].
         record: What the catalogue says of it.
+        match: How probably the text belongs to it, 0..1, where a second model has looked at it; else None.
     """
 
     image: str
@@ -127,6 +136,7 @@ class _Row(NamedTuple):
     score: float
     vector: npt.NDArray[np.float32]
     record: dict[str, Any]
+    match: float | None = None
 
 
 def _search(query: tuple[str, ...], values: dict[str, Any]) -> int:
@@ -145,6 +155,8 @@ def _search(query: tuple[str, ...], values: dict[str, Any]) -> int:
         words = [told.removeprefix("image:") for told in query]
         read = (*values["images"], *values["minus_images"], *values["places"], *words)
         check_sheet_place(values["sheet"], read)
+    if values["rerank"] is not None and (values["images"] or values["minus"] or not query):
+        raise UsageError("--rerank looks again at what a text finds; search for words alone")
     if values["places"] and options.where is not None:
         raise UsageError("--where is for --catalog: images in a folder have no columns")
     if values["catalog"] is not None:
@@ -187,7 +199,7 @@ def _in_catalog(
         others = f"(sha256 IS NULL OR sha256 NOT IN ({digests}))"
         where = others if where is None else f"({where}) AND {others}"
     hits = catalog.search(
-        *(wanted.vector, options.top),
+        *(wanted.vector, _looked_at(options, values)),
         where=where,
         threshold=options.threshold,
         is_exact=options.exact,
@@ -199,7 +211,7 @@ def _in_catalog(
         record = row.annotation.to_json()
         vector = _array(record.pop("embedding"))
         rows.append(_Row(record["image"], row.path, scores[row.id], vector, record))
-    _show(rows, wanted, found, values)
+    _show(_again(rows, wanted, options, values), wanted, found, values)
     return 0
 
 
@@ -257,7 +269,7 @@ def _in_place(query: tuple[str, ...], options: SearchOptions, values: dict[str, 
         opened.callback(cache.close)
         reader = opened.enter_context(Reader(source_options))
         search = SearchInPlace(
-            *(items, image_encoder(found.model), wanted.vector, options.top),
+            *(items, image_encoder(found.model), wanted.vector, _looked_at(options, values)),
             *(cache, reader, decode_options, pipeline_options),
             left_out=() if options.keep_query else wanted.images,
         )
@@ -274,7 +286,8 @@ def _in_place(query: tuple[str, ...], options: SearchOptions, values: dict[str, 
             raise Stopped("stopped; what was embedded is kept for the next search") from error
     least = -2.0 if options.threshold is None else options.threshold
     matches = (match for match in search.matches() if match.score >= least)
-    _show([_Row(*match, {"image": match.image}) for match in matches], wanted, found, values)
+    rows = [_Row(*match, {"image": match.image}) for match in matches]
+    _show(_again(rows, wanted, options, values), wanted, found, values)
     if cache.problem and not values["quiet"]:
         tell(f"vectors could not be kept in {cache.path}: {cache.problem}")
     outcome = search.outcome
@@ -283,6 +296,30 @@ def _in_place(query: tuple[str, ...], options: SearchOptions, values: dict[str, 
         known = f", {outcome.done:,} embedded now" if outcome.done else ""
         tell(f"{_images(outcome.done + outcome.done_before)} searched{known}{failed}")
     return 1 if outcome.failed else 0
+
+
+def _looked_at(options: SearchOptions, values: dict[str, Any]) -> int:
+    """How many images are found before a second look at them."""
+    from annotary.cli._reranking import LOOKED_AT
+
+    return options.top if values["rerank"] is None else max(options.top, LOOKED_AT)
+
+
+def _again(
+    rows: list[_Row], wanted: _Query, options: SearchOptions, values: dict[str, Any]
+) -> list[_Row]:
+    """The best of what was found, after a second look at it where one is asked for."""
+    from annotary.cli._reranking import second_look
+
+    if values["rerank"] is None:
+        return rows
+    if not wanted.words:
+        raise UsageError("--rerank looks again at what a text finds; search for words alone")
+    places = [row.path or (row.image if "://" in row.image else "") for row in rows]
+    order = second_look(places, wanted.words, values)
+    seen = {place for place, _ in order}
+    rest = [row for place, row in enumerate(rows) if place not in seen]
+    return [*(rows[place]._replace(match=score) for place, score in order), *rest][: options.top]
 
 
 def _query(
@@ -307,7 +344,7 @@ def _query(
     terms += [Term(_of_image(found, told, data), weight) for told, data, weight in read]
     shown = tuple(data for _, data, _ in read)
     is_text = bool(words) and len(terms) == 1
-    return _Query(combined(terms), vectors[0] if is_text else None, shown)
+    return _Query(combined(terms), vectors[0] if is_text else None, shown, words if is_text else "")
 
 
 def _weighted(
@@ -401,15 +438,21 @@ def _lines(rows: list[_Row], wanted: _Query, found: Loaded, *, as_json: bool) ->
 
     if not as_json:
         for rank, row in enumerate(rows, 1):
-            yield f"{rank:>3}  {row.score:+.3f}  {one_line(_name(row))}"
+            match = "" if row.match is None else f"  {row.match:.3f}"
+            yield f"{rank:>3}  {row.score:+.3f}{match}  {one_line(_name(row))}"
         return
-    comparer = None if wanted.text is None else Comparer(dual_encoder(found.model))
+    comparer = None
+    if wanted.text is not None:
+        with contextlib.suppress(UsageError):  # not every model says how probable a cosine is
+            comparer = Comparer(dual_encoder(found.model))
     for rank, row in enumerate(rows, 1):
         told: dict[str, Any] = {"rank": rank, "score": round(row.score, 6)}
         if comparer is not None and wanted.text is not None:
             probability = comparer.match(row.vector, wanted.text).probability
             assert probability is not None
             told["probability"] = round(probability, 6)
+        if row.match is not None:
+            told["match"] = round(row.match, 6)
         yield json.dumps({**told, **row.record}, ensure_ascii=False)
 
 

@@ -88,6 +88,29 @@ class Matching(AsksOneModel[Matcher]):
         return told
 
 
+class SecondLook(AsksOneModel[Matcher]):
+    """The task of looking again at what a search found: beside the record of each image, `match` is how a text fits it.
+
+    Args:
+        matcher: Judges.
+        text: What was searched for.
+    """
+
+    part = ""
+
+    def __init__(self, matcher: Matcher, text: str) -> None:
+        super().__init__(matcher)
+        self._text = text
+
+    def annotate(
+        self, pictures: Sequence[Picture], *batches: npt.NDArray[np.generic]
+    ) -> list[Mapping[str, Any]]:
+        """The `match` of every image."""
+        (batch,) = batches
+        found = self._model.match_texts(batch, [[self._text]] * len(pictures))
+        return [{"match": match} for (match,) in found]
+
+
 def _match(text: str, found: Matched) -> Match:
     """A match with numbers in six digits: more is noise of float32."""
     cosine = None if found.cosine is None else max(-1.0, min(1.0, float(f"{found.cosine:.6g}")))
