@@ -12,12 +12,13 @@ import pytest
 from annotary import weights
 from annotary.cards import read_card
 from annotary.errors import ModelError, UsageError
-from annotary.models import blip, find, load_model
+from annotary.models import blip, find, load_model, pull
 from annotary.models._blip_tokens import BertTokens, read_caption, read_question
 from annotary.models._generation import Decoding
 from annotary.runtime import RuntimeOptions
 from tests.blip import KINDS, SIZE, make_blip
 from tests.encoders import make_encoder, quiet_transformers
+from tests.hub_server import running_hub
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -335,3 +336,41 @@ class TestAnswers:
 def test_a_matcher_does_not_pretend_to_classify(models):
     with pytest.raises(UsageError, match="cannot classify"):
         _ = models("itm").similarity
+
+
+class TestHub:
+    """Repositories without a card: their settings, which are small, tell the family before anything large comes."""
+
+    @pytest.fixture
+    def server(self, monkeypatch, tmp_path):
+        with running_hub(monkeypatch, tmp_path / "cache") as server:
+            yield server
+
+    def files_of(self, folder):
+        return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+    def test_a_repository_is_of_the_family_that_its_settings_say(self, server, folders):
+        server.add("someone/writer", self.files_of(folders["captioning"]))
+        found = pull("hf:someone/writer", FP32)
+        assert found.card.family == "blip"
+        model = load_model("hf:someone/writer", FP32)
+        assert model.write_captions(images(1), [""], Decoding())
+
+    def test_nothing_large_is_fetched_of_another_kind(self, server, folders):
+        files = self.files_of(folders["captioning"])
+        files["config.json"] = files["config.json"].replace(
+            b'"model_type": "blip"', b'"model_type": "llava"'
+        )
+        server.add("someone/llava", files)
+        with pytest.raises(ModelError, match=r"'llava', which is none known here; known: .*blip"):
+            pull("hf:someone/llava", FP32)
+        assert not server.gets("model.safetensors")
+
+    def test_a_known_model_is_fetched_by_its_name(self, server, folders):
+        server.add("Salesforce/blip-itm-base-coco", self.files_of(folders["itm"]))
+        model = load_model("blip-itm-base-coco", FP32)
+        assert model.card.name == "blip-itm-base-coco"
+        assert model.card.licence == "BSD-3-Clause"
+        # What the repository says of images goes before what the card of this package says.
+        assert model.card.preprocess.size == (SIZE, SIZE)
+        assert model.match_texts(images(1), [["a cat"]])
