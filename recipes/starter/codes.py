@@ -157,5 +157,5 @@ def _means(points: Tensor, seed: int) -> Tensor:
 def _nearest(points: Tensor, centres: Tensor) -> Tensor:
     squares = (centres * centres).sum(1)
     return torch.cat(
-        [(squares - 2 * part @ centres.T).argmin(1) for part in points.split(_AT_ONCE)]
+        [(squares - 2 * part @ centres.T).argmin(1) for part in torch.split(points, _AT_ONCE)]
     )

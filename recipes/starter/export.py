@@ -28,12 +28,12 @@ DRAWING_TAG = "drawing"
 
 _CARD = """\
 name = "starter"
-version = "1.1"
+version = "1.2"
 family = "starter"
 licence = "Apache-2.0"
 description = "{tags:,} tags for photos and drawings, and search by text in 16 languages; ships with the package."
 source = "recipes/starter"
-revision = "1.1"
+revision = "1.2"
 paper = "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks (Tan and Le, 2019)"
 activation = "none"
 
@@ -53,7 +53,7 @@ layout = "nhwc"
 dtype = "uint8"
 """
 
-FILES = ("model.onnx", "tags.csv", "text.onnx", "tokenizer.json")
+FILES = ("model.onnx", "tags.csv", "text.onnx", "tokenizer.json.gz")
 """What the card lists."""
 
 

@@ -83,7 +83,8 @@ class TorchGraph(nn.Module):
                 known.update(zip(node.output, parts, strict=True))
             else:
                 known[node.output[0]] = _OPERATORS[node.op_type](inputs, attributes)
-        return known[self._output]
+        found: Tensor = known[self._output]
+        return found
 
 
 def _needed(graph: onnx.GraphProto, starts: list[str], output: str) -> list[onnx.NodeProto]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 from collections.abc import Callable, Sequence
@@ -195,10 +196,18 @@ def _material(
     )
 
 
-def write_joint(tagger: Path, joint: Joint, output: Path) -> None:
-    """Write `model.onnx`, `text.onnx` and `tokenizer.json`."""
+def write_joint(tagger: Path, joint: Joint, folder: Path, output: Path) -> None:
+    """Write `model.onnx` and the compressed tokenizer for the model, and the text tower as it is before it is small.
+
+    Args:
+        tagger: Its ONNX file.
+        joint: What the files are written from.
+        folder: Work folder of the joint embedding, which gets `text.onnx`.
+        output: Folder of the model.
+    """
     joined = joint_export.add_image_embeds(onnx.load(tagger), joint.normaliser, joint.model)
     joint_export.write(joined, output / "model.onnx")
     text = joint_export.build_text_tower(joint.encoder.table, joint.model)
-    joint_export.write(text, output / TEXT_FILE)
-    (output / TOKENIZER_FILE).write_bytes(joint.tokenizer.read_bytes())
+    joint_export.write(text, folder / TEXT_FILE)
+    packed = gzip.compress(joint.tokenizer.read_bytes(), mtime=0)
+    (output / f"{TOKENIZER_FILE}.gz").write_bytes(packed)
