@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers
 from tokenizers.models import WordPiece
 
 from annotary.errors import ModelError, UsageError
-from annotary.models._tokens import SETTINGS_FILES, TOKENIZER_FILE, read_json
+from annotary.models._checkpoint_files import SETTINGS_FILES, TOKENIZER_FILE, read_json
 
 VOCABULARY_FILE = "vocab.txt"
 

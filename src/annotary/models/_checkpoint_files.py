@@ -1,11 +1,19 @@
-"""Which files of a Hugging Face checkpoint hold what, by their names alone."""
+"""Which files of a Hugging Face checkpoint hold what, by their names, and how its settings are read."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Collection
+from pathlib import Path
+from typing import Any
 
-from annotary.models import _tokens
+from annotary.errors import ModelError
+
+TOKENIZER_FILE = "tokenizer.json"
+BYTE_PAIR_FILES = ("vocab.json", "merges.txt")
+SENTENCEPIECE_FILE = "spiece.model"
+SETTINGS_FILES = ("tokenizer_config.json", "special_tokens_map.json")
 
 _SAFE_WEIGHTS = re.compile(r"model(-\d+-of-\d+)?\.safetensors")
 _PICKLED_WEIGHTS = re.compile(r"pytorch_model(-\d+-of-\d+)?\.bin")
@@ -14,11 +22,11 @@ _INDEX = "{}.index.json"
 
 def tokenizer_files(names: Collection[str]) -> tuple[str, ...]:
     """A tokenizer and its settings; none where there is no tokenizer."""
-    settings = [name for name in _tokens.SETTINGS_FILES if name in names]
+    settings = [name for name in SETTINGS_FILES if name in names]
     for needed in (
-        (_tokens.TOKENIZER_FILE,),
-        _tokens.BYTE_PAIR_FILES,
-        (_tokens.SENTENCEPIECE_FILE,),
+        (TOKENIZER_FILE,),
+        BYTE_PAIR_FILES,
+        (SENTENCEPIECE_FILE,),
     ):
         if set(needed) <= set(names):
             return (*needed, *settings)
@@ -37,3 +45,18 @@ def weight_files(names: Collection[str]) -> tuple[str, ...]:
         if index in names:
             return (index, *sorted(name for name in names if pattern.fullmatch(name)))
     return ()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A file that holds one JSON object.
+
+    Raises:
+        ModelError: It cannot be read, or holds something else.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"cannot read {path}: {error}") from error
+    if not isinstance(found, dict):
+        raise ModelError(f"{path} holds no table of settings")
+    return found

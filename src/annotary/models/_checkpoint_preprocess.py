@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from annotary.cards import PreprocessSpec, Resample
 from annotary.errors import ModelError
-from annotary.models._tokens import read_json
+from annotary.models._checkpoint_files import read_json
 
 PREPROCESSOR_FILE = "preprocessor_config.json"
 PROCESSOR_FILE = "processor_config.json"

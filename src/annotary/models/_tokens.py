@@ -7,7 +7,6 @@ case (Radford et al., 2021), SigLIP's sentencepiece without punctuation (Zhai et
 
 from __future__ import annotations
 
-import json
 import string
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,12 +19,15 @@ from tokenizers import AddedToken, Regex, Tokenizer, normalizers, pre_tokenizers
 from tokenizers.models import BPE, Unigram
 
 from annotary.errors import ModelError, UsageError
+from annotary.models._checkpoint_files import (
+    BYTE_PAIR_FILES,
+    SENTENCEPIECE_FILE,
+    SETTINGS_FILES,
+    TOKENIZER_FILE,
+    read_json,
+)
 from annotary.models._sentencepiece import read_sentencepiece
 
-TOKENIZER_FILE = "tokenizer.json"
-BYTE_PAIR_FILES = ("vocab.json", "merges.txt")
-SENTENCEPIECE_FILE = "spiece.model"
-SETTINGS_FILES = ("tokenizer_config.json", "special_tokens_map.json")
 LOOKED_FOR = f"{TOKENIZER_FILE}, {' with '.join(BYTE_PAIR_FILES)}, or {SENTENCEPIECE_FILE}"
 
 Numbers: TypeAlias = npt.NDArray[np.int64]
@@ -279,21 +281,6 @@ def _named(settings: Mapping[str, Any], what: str) -> str:
     """The text of a token in the settings, which may be a table."""
     told = settings.get(what) or ""
     return str(told.get("content", "")) if isinstance(told, Mapping) else str(told)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A file that holds one JSON object.
-
-    Raises:
-        ModelError: It cannot be read, or holds something else.
-    """
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"cannot read {path}: {_first_line(error)}") from error
-    if not isinstance(found, dict):
-        raise ModelError(f"{path} holds no table of settings")
-    return found
 
 
 def _first_line(error: BaseException) -> str:

@@ -32,7 +32,12 @@ from annotary.models._blip_tokens import (
     read_caption,
     read_question,
 )
-from annotary.models._checkpoint_files import weight_files
+from annotary.models._checkpoint_files import (
+    SETTINGS_FILES,
+    TOKENIZER_FILE,
+    read_json,
+    weight_files,
+)
 from annotary.models._checkpoint_preprocess import (
     PREPROCESSOR_FILE,
     PROCESSOR_FILE,
@@ -41,7 +46,6 @@ from annotary.models._checkpoint_preprocess import (
 from annotary.models._decoding import Found, write
 from annotary.models._generation import Decoding, Matched, Written
 from annotary.models._texts import Texts
-from annotary.models._tokens import SETTINGS_FILES, TOKENIZER_FILE, read_json
 from annotary.runtime import Choice, RuntimeOptions, decide, offers
 
 if TYPE_CHECKING:

@@ -25,8 +25,12 @@ import numpy.typing as npt
 
 from annotary.cards import Card, PreprocessSpec, Similarity
 from annotary.errors import MissingExtra, ModelError, UsageError
-from annotary.models import _tokens
-from annotary.models._checkpoint_files import tokenizer_files, weight_files
+from annotary.models._checkpoint_files import (
+    TOKENIZER_FILE,
+    read_json,
+    tokenizer_files,
+    weight_files,
+)
 from annotary.models._checkpoint_preprocess import (
     PREPROCESSOR_FILE,
     PROCESSOR_FILE,
@@ -41,7 +45,7 @@ from annotary.models._onnx_towers import (
     tower_files,
 )
 from annotary.models._texts import Texts
-from annotary.models._tokens import TextTokens, TokenRule, open_tokens, read_json
+from annotary.models._tokens import TextTokens, TokenRule, open_tokens
 from annotary.runtime import (
     Choice,
     Decision,
@@ -61,7 +65,7 @@ READ_FIRST = (CONFIG_FILE, PREPROCESSOR_FILE, PROCESSOR_FILE)
 """What tells whether a repository is of this family, before anything large is fetched."""
 
 LOOKED_FOR = (
-    f"{CONFIG_FILE}, {PREPROCESSOR_FILE} and {_tokens.TOKENIZER_FILE} with model.safetensors or pytorch_model.bin, or"
+    f"{CONFIG_FILE}, {PREPROCESSOR_FILE} and {TOKENIZER_FILE} with model.safetensors or pytorch_model.bin, or"
     f" with {FOLDER}/vision_model.onnx and {FOLDER}/text_model.onnx"
 )
 

@@ -24,8 +24,12 @@ import numpy.typing as npt
 
 from annotary.cards import Card, PreprocessSpec
 from annotary.errors import MissingExtra, ModelError, UsageError
-from annotary.models import _tokens
-from annotary.models._checkpoint_files import tokenizer_files, weight_files
+from annotary.models._checkpoint_files import (
+    TOKENIZER_FILE,
+    read_json,
+    tokenizer_files,
+    weight_files,
+)
 from annotary.models._checkpoint_preprocess import (
     PREPROCESSOR_FILE,
     PROCESSOR_FILE,
@@ -34,7 +38,7 @@ from annotary.models._checkpoint_preprocess import (
 from annotary.models._located import Located
 from annotary.models._owl_examples import chosen_place
 from annotary.models._texts import Texts
-from annotary.models._tokens import TextTokens, TokenRule, open_tokens, read_json
+from annotary.models._tokens import TextTokens, TokenRule, open_tokens
 from annotary.runtime import Choice, RuntimeOptions
 
 if TYPE_CHECKING:
@@ -51,7 +55,7 @@ MODEL_TYPES = tuple(_TITLES)
 """What `config.json` calls checkpoints of this family."""
 
 LOOKED_FOR = (
-    f"{CONFIG_FILE} of an OWL-ViT or OWLv2, {PREPROCESSOR_FILE} and {_tokens.TOKENIZER_FILE} with model.safetensors or"
+    f"{CONFIG_FILE} of an OWL-ViT or OWLv2, {PREPROCESSOR_FILE} and {TOKENIZER_FILE} with model.safetensors or"
     " pytorch_model.bin"
 )
 
