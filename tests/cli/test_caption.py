@@ -43,7 +43,7 @@ def run(capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]
 
     def call(*arguments: object) -> tuple[int, str, str]:
         capfd.readouterr()
-        exact = ("--precision", "fp32") if "--model" in arguments else ()
+        exact = ("--precision", "fp32", "--threads", "1") if "--model" in arguments else ()
         told = [str(argument) for argument in (*arguments, *exact)]
         code = program.main(told, prog_name="annotary", standalone_mode=False)
         printed = capfd.readouterr()
@@ -261,7 +261,9 @@ class TestSecondLook:
         assert {row["image"] for row in found} == {row["image"] for row in first}
         cosines = {row["image"]: row["score"] for row in first}
         assert all(row["score"] == cosines[row["image"]] for row in found)
-        model = load_model(models["itm"], RuntimeOptions(precision="fp32", runtime="torch"))
+        model = load_model(
+            models["itm"], RuntimeOptions(threads=1, precision="fp32", runtime="torch")
+        )
         looked = {}
         from annotary import images, preprocess
         from annotary.records import Item

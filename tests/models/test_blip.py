@@ -23,7 +23,7 @@ from tests.hub_server import running_hub
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-FP32 = RuntimeOptions(precision="fp32", runtime="torch")
+FP32 = RuntimeOptions(threads=1, precision="fp32", runtime="torch")
 ANSWER = Decoding(min_length=1, max_length=10)
 
 

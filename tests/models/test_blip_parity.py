@@ -17,7 +17,7 @@ from tests.encoders import quiet_transformers
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-FP32 = RuntimeOptions(precision="fp32", runtime="torch")
+FP32 = RuntimeOptions(threads=1, precision="fp32", runtime="torch")
 CLASSES = {
     "captioning": "BlipForConditionalGeneration",
     "vqa": "BlipForQuestionAnswering",
@@ -215,12 +215,9 @@ class TestAnswering:
         mask[:, short.shape[1] :] = 0
         start = torch.tensor([[model.config.text_config.bos_token_id]])
         with torch.no_grad(), quiet_transformers():
-            one = model(short, torch.from_numpy(image), decoder_input_ids=start)
-            other = model(
-                filled, torch.from_numpy(image), decoder_input_ids=start, attention_mask=mask
-            )
+            patches = model.vision_model(torch.from_numpy(image)).last_hidden_state
             states = model.text_encoder(
-                filled, attention_mask=mask, encoder_hidden_states=one.last_hidden_state
+                filled, attention_mask=mask, encoder_hidden_states=patches
             ).last_hidden_state
             logits = [
                 model.text_decoder(
@@ -231,7 +228,6 @@ class TestAnswering:
                     (states[:, : short.shape[1]], mask[:, : short.shape[1]]),
                 )
             ]
-        assert other is not None
         assert not torch.allclose(logits[0], logits[1], atol=1e-3)
 
     ANSWERS = ("yes", "no", "two", "red", "a red car", "a big dog", "in the snow", "blue", "cats")

@@ -26,7 +26,7 @@ pytest.importorskip("transformers")
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     root = tmp_path_factory.mktemp("blip")
-    options = RuntimeOptions(precision="fp32", runtime="torch")
+    options = RuntimeOptions(threads=1, precision="fp32", runtime="torch")
     return {kind: load_model(f"dir:{make_blip(root / kind, kind)}", options) for kind in KINDS}
 
 
