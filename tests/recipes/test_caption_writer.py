@@ -90,9 +90,9 @@ def test_prompts_of_several_lengths_are_continued_and_left_out(writer, vectors):
 
 
 def test_prompts_that_cannot_be_continued_are_one_line(writer):
-    with pytest.raises(UsageError, match="none of them: zebra, and$"):
+    with pytest.raises(UsageError, match=r"none of them: zebra, and$"):
         writer.beginning("a zebra and a zebra", SEARCH)
-    with pytest.raises(UsageError, match="takes 20 tokens .* max_length is 20"):
+    with pytest.raises(UsageError, match=r"takes 20 tokens .* max_length is 20"):
         writer.beginning("a man " * 9 + "a", SEARCH)
 
 
