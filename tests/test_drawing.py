@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from annotary.drawing import (
     _ink,
     _lacking,
     _lettering,
+    _library,
     _placed,
     draw_boxes,
 )
@@ -272,3 +274,13 @@ def test_it_is_the_task_that_it_draws(tmp_path):
     task = Drawn(Found(CAT), tmp_path)
     assert (task.part, task.source, task.inputs) == ("boxes", "found@1", (SQUASH,))
     assert (task.streams, task.batch_size, task.needs_pixels) == (1, 2, True)
+
+
+def test_nothing_is_told_of_libraries_that_are_not_needed(tmp_path, monkeypatch):
+    """supervision warns on standard error, among the lines of a run, that OpenCV is missing."""
+    (tmp_path / "supervision.py").write_text(
+        "import warnings\nwarnings.warn('OpenCV (`opencv-python`) is not installed', stacklevel=2)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "supervision")
+    assert _library().__file__ == str(tmp_path / "supervision.py")

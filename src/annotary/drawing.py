@@ -11,6 +11,7 @@ import hashlib
 import io
 import os
 import threading
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from importlib.util import find_spec
@@ -445,7 +446,10 @@ def _encoded(pixels: Pixels, form: str, mark: str) -> bytes:
 
 def _library() -> Any:
     try:
-        import supervision
+        with warnings.catch_warnings():
+            # It warns that it is slower without OpenCV, for which there are several packages that exclude each other.
+            warnings.filterwarnings("ignore", "OpenCV", UserWarning)
+            import supervision
     except ImportError as error:
         raise MissingExtra("Drawing pictures", "draw") from error
     return supervision

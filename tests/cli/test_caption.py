@@ -194,7 +194,7 @@ class TestAsk:
     def test_what_makes_no_sense(self, run, models, pictures):
         cat, boats = pictures / "cat.jpg", pictures / "boats.jpg"
         for told, match in (
-            ((cat,), "say a question behind the image"),
+            ((cat,), 'say a question behind the image, such as "how many dogs'),
             ((cat, boats), "is a file or folder; with several images say --question TEXT"),
             (("--question", "what?"), "name at least one image"),
             ((cat, "--question", " "), "a question is empty"),

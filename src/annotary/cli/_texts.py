@@ -12,6 +12,8 @@ from annotary.records import Failure, Item
 if TYPE_CHECKING:
     from annotary.tasks.own_texts import OwnTexts
 
+_EXAMPLES = {"question": "how many dogs are there?", "text": "a red car"}
+
 
 def with_unmet(
     items: Iterator[Item | Failure], own: OwnTexts[Any] | None, table: object
@@ -40,13 +42,13 @@ def text_behind(paths: Sequence[str], what: str) -> tuple[tuple[str, ...], tuple
 
     Args:
         paths: The arguments.
-        what: They are ("question"), for messages.
+        what: They are, "question" or "text", for messages.
 
     Raises:
         UsageError: There are no texts, or one of them is a file.
     """
     if len(paths) < 2:
-        raise UsageError(f'say a {what} behind the image, such as "a red car", or --{what}')
+        raise UsageError(f'say a {what} behind the image, such as "{_EXAMPLES[what]}", or --{what}')
     image, *texts = paths
     for text in texts:
         if os.path.exists(text):  # noqa: PTH110 - never raises
