@@ -47,8 +47,8 @@ def test_overlap_is_that_of_transformers():
 
 
 def test_an_example_that_no_box_overlaps(tmp_path, monkeypatch):
-    """#25490: there the fallback asks for 0.8 of the best, which is below 0, so that not even the best passes, and
-    there is no query at all. OWL-ViT's own rule is 1.2 of it."""
+    """huggingface/transformers#25490: there the fallback asks for 0.8 of the best, which is below 0, so that not even
+    the best passes, and there is no query at all. OWL-ViT's own rule is 1.2 of it."""
     torch = pytest.importorskip("torch")
     theirs = reference(make_owl(tmp_path / "owlvit", "owlvit"), "owlvit")
     places = torch.randn(1, 3, 32)
@@ -88,9 +88,9 @@ class Guided(ListedDetector):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_scores_are_true_and_no_image_is_lost(kind):
-    """#26920 and #42340: there the best box of every image has the score 1.000, however little it is like the
-    example, because opacities for a picture take the place of scores; and images without a box are left out of the
-    list, so that all that follow stand for others."""
+    """huggingface/transformers#25490, #26920 and #42340: there the best box of every image has the score 1.000, however
+    little it is like the example, because opacities for a picture take the place of scores; and images without a box
+    are left out of the list, so that all that follow stand for others."""
     torch = pytest.importorskip("torch")
     centred = np.concatenate(
         [(BOXES[..., :2] + BOXES[..., 2:]) / 2, BOXES[..., 2:] - BOXES[..., :2]], axis=-1

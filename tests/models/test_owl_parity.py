@@ -190,7 +190,7 @@ def test_heads_compute_in_float32_whatever_the_tower_computes_in(directory, phot
 
 
 def test_the_tower_runs_once_an_image(model, photos, monkeypatch):
-    """Whatever is asked for: the pipeline of transformers runs it once a label."""
+    """huggingface/transformers#32490: its pipeline runs it once a label, so that time grows with their number."""
     runs = []
     compute = model._images.compute
     monkeypatch.setattr(model._images, "compute", lambda batch: runs.append(1) or compute(batch))

@@ -57,6 +57,7 @@ class TestCaptioning:
         assert len(task.inputs) == 1
 
     def test_a_matcher_judges_and_orders(self, models):
+        """salesforce/LAVIS#17: captions carry no confidence of their own; a matcher says how well they fit."""
         how = Decoding(count=5, beams=5)
         plain = Captioning(models["captioning"], how, "a photo of")
         judged = Captioning(models["captioning"], how, "a photo of", matcher=models["itm"])
@@ -76,6 +77,7 @@ class TestCaptioning:
         assert captions[0].match == pytest.approx(whole.score, abs=1e-5)
 
     def test_captions_that_do_not_match_are_left_out(self, models):
+        """The filter of CapFilt, whose code was never published (salesforce/BLIP#46, #54, #86, #226)."""
         how = Decoding(count=5, beams=5)
         batch, names = images(4), pictures("a", "b", "c", "d")
         every = Captioning(models["captioning"], how, matcher=models["itm"])
