@@ -181,8 +181,8 @@ boxes_of = st.lists(
 )
 
 
-@given(boxes_of, st.integers(0, 99), st.floats(0, 1))
-def test_suppression_is_the_plain_rule(boxes, seed, overlap):
+@given(boxes_of, st.integers(0, 99), st.floats(0, 1), st.booleans())
+def test_suppression_is_the_plain_rule(boxes, seed, overlap, compares_all):
     """One by one, the best first: it stays unless a better one that stayed covers it."""
     random = np.random.default_rng(seed)
     every = np.array(boxes, np.float64)
@@ -190,10 +190,24 @@ def test_suppression_is_the_plain_rule(boxes, seed, overlap):
     labels = random.integers(0, 2, len(boxes))
     expected: list[int] = []
     for place in sorted(range(len(boxes)), key=lambda i: (-scores[i], i)):
-        stayed = [i for i in expected if labels[i] == labels[place]]
+        stayed = [i for i in expected if compares_all or labels[i] == labels[place]]
         if not any(overlaps(every[i], every[place : place + 1])[0] > overlap for i in stayed):
             expected.append(place)
-    assert kept_boxes(every, scores, labels, overlap).tolist() == expected
+    among = None if compares_all else labels
+    assert kept_boxes(every, scores, among, overlap).tolist() == expected
+
+
+def test_of_thousands_of_labels_each_is_compared_by_itself(monkeypatch):
+    """With 2,000 labels an image may have a million boxes, of which each would be compared with all others."""
+    compared = []
+    monkeypatch.setattr(
+        "annotary.tasks.nms.intersections",
+        lambda box, others: compared.append(len(others)) or np.zeros(len(others)),
+    )
+    labels = np.arange(300) % 100
+    boxes = np.tile([0.0, 0.0, 1.0, 1.0], (300, 1))
+    assert len(kept_boxes(boxes, np.linspace(1, 0, 300), labels, 0.5)) == 300
+    assert sum(compared) == 100 * (2 + 1 + 0)
 
 
 @pytest.mark.parametrize("fitted", SPECS)

@@ -21,21 +21,34 @@ def kept_boxes(
         overlap: A box goes that shares more than this with a better one that stays: intersection over union, 0..1.
     """
     order = np.argsort(-scores, kind="stable")
-    # Boxes in the order of scores, so that whatever is compared is a piece of memory.
-    sorted_boxes = boxes[order]
-    sorted_labels = None if labels is None else labels[order]
-    is_left = np.ones(len(order), np.bool_)
+    stays = np.zeros(len(order), np.bool_)
+    for some in [order] if labels is None else _by_label(order, labels):
+        stays[_best(boxes, some, overlap)] = True
+    return np.asarray(order[stays[order]], dtype=np.intp)
+
+
+def _by_label(order: Places, labels: Places) -> list[Places]:
+    """The places of each label, in the order that they have: with thousands of labels, few boxes are compared."""
+    together = order[np.argsort(labels[order], kind="stable")]
+    return np.split(together, np.flatnonzero(np.diff(labels[together])) + 1)
+
+
+def _best(boxes: Boxes, order: Places, overlap: float) -> list[int]:
+    """Places of the boxes that stay.
+
+    Args:
+        boxes: float64[n, 4].
+        order: Places of boxes that are compared, the best first.
+        overlap: From which on one goes.
+    """
     kept = []
-    for place in range(len(order)):
-        if not is_left[place]:
-            continue
-        kept.append(place)
-        rest = np.flatnonzero(is_left[place + 1 :]) + place + 1
-        if sorted_labels is not None:
-            rest = rest[sorted_labels[rest] == sorted_labels[place]]
-        shares = overlaps(sorted_boxes[place], sorted_boxes[rest])
-        is_left[rest[shares > overlap]] = False
-    return np.asarray(order[kept], dtype=np.intp)
+    # Boxes in their order, so that whatever is compared is a piece of memory.
+    left_boxes, left = boxes[order], order
+    while len(left):
+        kept.append(int(left[0]))
+        stays = ~(overlaps(left_boxes[0], left_boxes[1:]) > overlap)
+        left_boxes, left = left_boxes[1:][stays], left[1:][stays]
+    return kept
 
 
 def overlaps(box: Boxes, others: Boxes) -> Boxes:
