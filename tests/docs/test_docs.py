@@ -95,7 +95,10 @@ def flags(command: click.Command) -> set[str]:
         if isinstance(option, click.Option)
         for flag in (*option.opts, *option.secondary_opts)
     }
-    inner = command.commands.values() if isinstance(command, click.Group) else ()
+    inner = ()
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        inner = [command.get_command(context, name) for name in command.list_commands(context)]
     return own.union(*(flags(one) for one in inner))
 
 
