@@ -116,8 +116,8 @@ def captioner(model: Model) -> Captioner:
     """
     if not hasattr(model, "write_captions"):
         raise UsageError(
-            f"{model.card.id} writes no captions; blip-image-captioning-base does (annotary pull"
-            " blip-image-captioning-base, then --model blip-image-captioning-base), and -large does it better"
+            f"{model.card.id} writes no captions; blip-image-captioning-base does, and -large does it better (annotary"
+            " pull fetches them; name one with --model, in annotary annotate with --caption-model)"
         )
     return cast(Captioner, model)
 
@@ -130,8 +130,8 @@ def answerer(model: Model) -> Answerer:
     """
     if not hasattr(model, "write_answers"):
         raise UsageError(
-            f"{model.card.id} answers no questions; blip-vqa-base does (annotary pull blip-vqa-base, then --model"
-            " blip-vqa-base)"
+            f"{model.card.id} answers no questions; blip-vqa-base does (annotary pull fetches it; name it with --model,"
+            " in annotary annotate with --ask-model)"
         )
     return cast(Answerer, model)
 
