@@ -51,6 +51,15 @@ def images(count, seed=0):
     return np.random.default_rng(seed).normal(size=(count, 3, SIZE, SIZE)).astype(np.float32)
 
 
+def assert_alike(found, expected):
+    """The same captions; the last bits of their scores depend on where in memory numbers stand."""
+    assert [[one.text for one in some] for some in found] == [
+        [one.text for one in some] for some in expected
+    ]
+    for some, others in zip(found, expected, strict=True):
+        assert [one.score for one in some] == pytest.approx([one.score for one in others], rel=1e-5)
+
+
 def changed(folder: Path, file: str, **values) -> None:
     path = folder / file
     path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
@@ -122,8 +131,9 @@ class TestLoading:
         batch, prompts = images(2), ["a photo of Übung", "two RED cats, puppies!"]
         newer = models("captioning")
         decoding = Decoding()
-        assert older.write_captions(batch, prompts, decoding) == newer.write_captions(
-            batch, prompts, decoding
+        assert_alike(
+            older.write_captions(batch, prompts, decoding),
+            newer.write_captions(batch, prompts, decoding),
         )
 
     def refused(self, folder, match):
@@ -212,7 +222,7 @@ class TestEncodingOnce:
     def test_what_was_remembered_gives_the_same(self, models):
         model, batch = models("captioning"), images(2)
         first = model.write_captions(batch, ["", ""], Decoding())
-        assert model.write_captions(batch, ["", ""], Decoding()) == first
+        assert_alike(model.write_captions(batch, ["", ""], Decoding()), first)
 
     def test_no_more_are_remembered_than_that(self, models):
         from annotary.models._blip_tower import REMEMBERED
@@ -265,7 +275,7 @@ class TestTexts:
         model, batch = models("captioning"), images(1)
         plain = model.write_captions(batch, ["a photo of"], Decoding())
         for prompt in ("A PHOTO OF", "  a  photo   of ", "a photo of\n"):
-            assert model.write_captions(batch, [prompt], Decoding()) == plain
+            assert_alike(model.write_captions(batch, [prompt], Decoding()), plain)
 
     def test_prompts_that_leave_no_room(self, models):
         model = models("captioning")

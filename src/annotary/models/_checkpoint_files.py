@@ -10,6 +10,9 @@ from typing import Any
 
 from annotary.errors import ModelError
 
+CONFIG_FILE = "config.json"
+"""Its `model_type` tells families apart whose files have the same names."""
+
 TOKENIZER_FILE = "tokenizer.json"
 BYTE_PAIR_FILES = ("vocab.json", "merges.txt")
 SENTENCEPIECE_FILE = "spiece.model"

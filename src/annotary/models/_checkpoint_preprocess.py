@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from annotary.cards import PreprocessSpec, Resample
 from annotary.errors import ModelError
-from annotary.models._checkpoint_files import read_json
+from annotary.models._checkpoint_files import CONFIG_FILE, read_json
 
 PREPROCESSOR_FILE = "preprocessor_config.json"
 PROCESSOR_FILE = "processor_config.json"
@@ -115,6 +115,27 @@ def read_preprocess(directory: Path, model_type: str) -> PreprocessSpec:
     except (TypeError, KeyError, ValueError) as error:
         told = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise ModelError(f"{path}: {told}") from error
+
+
+def check_size(directory: Path, config: Mapping[str, Any], spec: PreprocessSpec) -> None:
+    """Check that images are prepared for what the image tower takes.
+
+    Args:
+        directory: The checkpoint, for the message.
+        config: All of its `config.json`.
+        spec: How images would be prepared.
+
+    Raises:
+        ModelError: They are not.
+    """
+    what, key = ("patches", "patch_size") if spec.is_in_patches else ("images", "image_size")
+    side = (config.get("vision_config") or {}).get(key)
+    sides = tuple(side) if isinstance(side, list | tuple) else (side, side)
+    if side is not None and sides != spec.size:
+        raise ModelError(
+            f"{directory}: {CONFIG_FILE} says {what} of {side} pixels, but they would be prepared as"
+            f" {spec.size[0]} x {spec.size[1]}"
+        )
 
 
 def preprocess_of(settings: Mapping[str, Any], model_type: str) -> PreprocessSpec:

@@ -15,14 +15,11 @@ from annotary import hub, registry, weights
 from annotary.cards import CARD_FILE, TAGS_FILE, Card, check_files, fingerprint, read_card
 from annotary.errors import ModelError, UnknownName, UsageError
 from annotary.hub import Listing, Progress, Repository, Snapshot
-from annotary.models._checkpoint_files import read_json
+from annotary.models._checkpoint_files import CONFIG_FILE, read_json
 from annotary.models._onnx_graph import external_files
 from annotary.runtime import RuntimeOptions
 
 FOLDER_PREFIX = "dir:"
-
-CONFIG_FILE = "config.json"
-"""Of a published checkpoint: its `model_type` tells families apart whose files have the same names."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ asked of it; texts have scores; a prompt is taken off in tokens and not in chara
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from annotary.cards import Card, PreprocessSpec, Similarity
+from annotary.cards import Card, Similarity
 from annotary.errors import MissingExtra, ModelError, UsageError
 from annotary.models._blip_tokens import (
     MOST_TOKENS,
@@ -33,6 +33,7 @@ from annotary.models._blip_tokens import (
     read_question,
 )
 from annotary.models._checkpoint_files import (
+    CONFIG_FILE,
     SETTINGS_FILES,
     TOKENIZER_FILE,
     read_json,
@@ -41,6 +42,7 @@ from annotary.models._checkpoint_files import (
 from annotary.models._checkpoint_preprocess import (
     PREPROCESSOR_FILE,
     PROCESSOR_FILE,
+    check_size,
     read_preprocess,
 )
 from annotary.models._decoding import Found, write
@@ -55,7 +57,6 @@ if TYPE_CHECKING:
 
 Batch = npt.NDArray[np.generic]
 
-CONFIG_FILE = "config.json"
 READ_FIRST = (CONFIG_FILE, PREPROCESSOR_FILE, PROCESSOR_FILE)
 """What tells whether a repository is of this family, before anything large is fetched."""
 
@@ -431,7 +432,7 @@ def describe(directory: Path) -> Card:
     """
     kind, config = _read_config(directory)
     preprocess = read_preprocess(directory, MODEL_TYPES[0])
-    _check_size(directory, config, preprocess)
+    check_size(directory, config, preprocess)
     return Card(
         name=directory.name or MODEL_TYPES[0],
         version="unversioned",
@@ -457,7 +458,7 @@ def load(
     kind, config = _read_config(directory)
     # The checkpoint's own settings say it best; a card of this package only tells what they are.
     card = replace(card, preprocess=read_preprocess(directory, MODEL_TYPES[0]))
-    _check_size(directory, config, card.preprocess)
+    check_size(directory, config, card.preprocess)
     if find_spec("torch") is None or find_spec("transformers") is None:
         raise MissingExtra(card.name, "torch")
     decision = decide(options, offers(None, has_torch=True), name=card.name)
@@ -573,18 +574,3 @@ def _read_config(directory: Path) -> tuple[str, dict[str, Any]]:
             f"{path} says architectures = {named!r}, which is not supported, only {known}"
         )
     return kind, config
-
-
-def _check_size(directory: Path, config: Mapping[str, Any], spec: PreprocessSpec) -> None:
-    """Check that images are prepared for what the image tower takes.
-
-    Raises:
-        ModelError: They are not.
-    """
-    side = (config.get("vision_config") or {}).get("image_size")
-    sides = tuple(side) if isinstance(side, list | tuple) else (side, side)
-    if side is not None and sides != spec.size:
-        raise ModelError(
-            f"{directory}: {CONFIG_FILE} says images of {side} pixels, but they would be prepared as"
-            f" {spec.size[0]} x {spec.size[1]}"
-        )

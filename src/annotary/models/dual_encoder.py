@@ -23,9 +23,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from annotary.cards import Card, PreprocessSpec, Similarity
+from annotary.cards import Card, Similarity
 from annotary.errors import MissingExtra, ModelError, UsageError
 from annotary.models._checkpoint_files import (
+    CONFIG_FILE,
     TOKENIZER_FILE,
     read_json,
     tokenizer_files,
@@ -34,6 +35,7 @@ from annotary.models._checkpoint_files import (
 from annotary.models._checkpoint_preprocess import (
     PREPROCESSOR_FILE,
     PROCESSOR_FILE,
+    check_size,
     read_preprocess,
 )
 from annotary.models._onnx_towers import (
@@ -59,7 +61,6 @@ from annotary.runtime import (
 if TYPE_CHECKING:
     from torch import nn
 
-CONFIG_FILE = "config.json"
 FOLDERS = (FOLDER,)
 READ_FIRST = (CONFIG_FILE, PREPROCESSOR_FILE, PROCESSOR_FILE)
 """What tells whether a repository is of this family, before anything large is fetched."""
@@ -246,7 +247,7 @@ def describe(directory: Path) -> Card:
     model_type, config = _read_config(directory)
     kind = _KINDS[model_type]
     preprocess = read_preprocess(directory, model_type)
-    _check_size(directory, config, preprocess)
+    check_size(directory, config, preprocess)
     return Card(
         name=directory.name or model_type,
         version="unversioned",
@@ -273,7 +274,7 @@ def load(card: Card, directory: Path, options: RuntimeOptions) -> DualEncoder:
     kind = _KINDS[model_type]
     # The checkpoint's own settings say it best; a card of this package only tells what they are.
     card = replace(card, preprocess=read_preprocess(directory, model_type))
-    _check_size(directory, config, card.preprocess)
+    check_size(directory, config, card.preprocess)
     rule = _rule_of(kind, config)
     tokens = open_tokens(directory, rule, is_sigmoid=kind.is_sigmoid)
     if not kind.is_sigmoid:
@@ -450,26 +451,6 @@ def _check_end(
             f"{directory}: {CONFIG_FILE} says that texts end with token {end}, but its tokenizer ends them with"
             f" {tokens.end}"
         )
-
-
-def _check_size(directory: Path, config: Mapping[str, Any], spec: PreprocessSpec) -> None:
-    """Check that images are prepared for what the image tower takes.
-
-    Raises:
-        ModelError: They are not.
-    """
-    vision = config.get("vision_config") or {}
-    side = vision.get("patch_size" if spec.is_in_patches else "image_size")
-    if side is not None and (side, side) != spec.size and tuple(_pair(side)) != spec.size:
-        what = "patches" if spec.is_in_patches else "images"
-        raise ModelError(
-            f"{directory}: {CONFIG_FILE} says {what} of {side} pixels, but they would be prepared as"
-            f" {spec.size[0]} x {spec.size[1]}"
-        )
-
-
-def _pair(side: Any) -> Sequence[Any]:
-    return side if isinstance(side, list | tuple) else (side, side)
 
 
 def _names_in(directory: Path) -> tuple[str, ...]:

@@ -22,9 +22,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from annotary.cards import Card, PreprocessSpec
+from annotary.cards import Card
 from annotary.errors import MissingExtra, ModelError, UsageError
 from annotary.models._checkpoint_files import (
+    CONFIG_FILE,
     TOKENIZER_FILE,
     read_json,
     tokenizer_files,
@@ -33,6 +34,7 @@ from annotary.models._checkpoint_files import (
 from annotary.models._checkpoint_preprocess import (
     PREPROCESSOR_FILE,
     PROCESSOR_FILE,
+    check_size,
     read_preprocess,
 )
 from annotary.models._located import Located
@@ -45,7 +47,6 @@ if TYPE_CHECKING:
     from annotary.models._owl_network import OwlParts
     from annotary.runtime.torch_runtime import TorchSession
 
-CONFIG_FILE = "config.json"
 READ_FIRST = (CONFIG_FILE, PREPROCESSOR_FILE, PROCESSOR_FILE)
 """What tells whether a repository is of this family, before anything large is fetched."""
 
@@ -217,7 +218,7 @@ def describe(directory: Path) -> Card:
     """
     model_type, config = _read_config(directory)
     preprocess = read_preprocess(directory, model_type)
-    _check_size(directory, config, preprocess)
+    check_size(directory, config, preprocess)
     return Card(
         name=directory.name or model_type,
         version="unversioned",
@@ -245,7 +246,7 @@ def load(card: Card, directory: Path, options: RuntimeOptions) -> Owl:
     model_type, config = _read_config(directory)
     # The checkpoint's own settings say it best; a card of this package only tells what they are.
     card = replace(card, preprocess=read_preprocess(directory, model_type))
-    _check_size(directory, config, card.preprocess)
+    check_size(directory, config, card.preprocess)
     tokens = _open_tokens(directory, config)
     from annotary.models._owl_network import load_parts
 
@@ -289,18 +290,3 @@ def _open_tokens(directory: Path, config: Mapping[str, Any]) -> TextTokens:
             f"{directory}: texts end with token {tokens.end}, but the network reads them at {words - 1}"
         )
     return tokens
-
-
-def _check_size(directory: Path, config: Mapping[str, Any], spec: PreprocessSpec) -> None:
-    """Check that images are prepared for what the vision tower takes.
-
-    Raises:
-        ModelError: They are not.
-    """
-    side = (config.get("vision_config") or {}).get("image_size")
-    sides = tuple(side) if isinstance(side, list | tuple) else (side, side)
-    if side is not None and sides != spec.size:
-        raise ModelError(
-            f"{directory}: {CONFIG_FILE} says images of {side} pixels, but they would be prepared as"
-            f" {spec.size[0]} x {spec.size[1]}"
-        )
