@@ -11,7 +11,7 @@ import pytest
 
 from annotary import weights
 from annotary.cards import read_card
-from annotary.errors import ModelError, UsageError
+from annotary.errors import MissingExtra, ModelError, UsageError
 from annotary.models import blip, find, load_model, pull
 from annotary.models._blip_tokens import BertTokens, read_caption, read_question
 from annotary.models._generation import Decoding
@@ -375,6 +375,16 @@ class TestHub:
         with pytest.raises(ModelError, match=r"'llava', which is none known here; known: .*blip"):
             pull("hf:someone/llava", FP32)
         assert not server.gets("model.safetensors")
+
+    def test_nothing_is_fetched_that_cannot_run(self, server, folders, monkeypatch):
+        """Without torch a run ends before the download; `pull` may fetch it for another machine."""
+        server.add("Salesforce/blip-vqa-base", self.files_of(folders["vqa"]))
+        monkeypatch.setattr(blip, "find_spec", lambda name: None)
+        with pytest.raises(MissingExtra, match=r"blip-vqa-base needs .*annotary\[torch\]"):
+            find("blip-vqa-base", RuntimeOptions())
+        assert not server.gets("config.json")
+        pull("blip-vqa-base", RuntimeOptions())
+        assert server.gets("model.safetensors")
 
     def test_a_known_model_is_fetched_by_its_name(self, server, folders):
         server.add("Salesforce/blip-itm-base-coco", self.files_of(folders["itm"]))

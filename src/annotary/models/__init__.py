@@ -17,7 +17,10 @@ A family is a module with three functions and a constant; a new one is a new fil
     LOOKED_FOR: str
         What `files` looks for where there is no card, in words, for the message that nothing was found.
 
-and three more, where they are needed:
+and four more, where they are needed:
+
+    def check_libraries(name: str) -> None
+        Raises `MissingExtra` where no model of this family can run here. Runs ask before they fetch a known one.
 
     FOLDERS: tuple[str, ...]
         Folders of a directory or repository whose files are told to `files`, too, as `folder/file`.

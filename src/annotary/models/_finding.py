@@ -73,6 +73,7 @@ def find(name: str, options: RuntimeOptions | None = None) -> Found:
     Raises:
         UsageError: The name is unknown or ambiguous; the message lists what exists.
         ModelError: It cannot be fetched, or is no model.
+        MissingExtra: It would have to be fetched, and nothing here could run it.
     """
     options = options or RuntimeOptions()
     if name.startswith(FOLDER_PREFIX):
@@ -82,7 +83,13 @@ def find(name: str, options: RuntimeOptions | None = None) -> Found:
         return _with_card(name, known[name], options)
     if name in known or name.startswith(hub.PREFIX):
         wanted = _wanted(name)
-        return _on_disk(wanted, options) or _fetched(wanted, options, None)
+        if found := _on_disk(wanted, options):
+            return found
+        if wanted.card is not None:
+            # A gigabyte that cannot be run is better not fetched; `pull` may, for another machine.
+            family = registry.load("models", _module_of(wanted.card))
+            getattr(family, "check_libraries", lambda _: None)(name)
+        return _fetched(wanted, options, None)
     raise _unknown(name)
 
 

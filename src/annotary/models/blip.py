@@ -443,6 +443,16 @@ def describe(directory: Path) -> Card:
     )
 
 
+def check_libraries(name: str) -> None:
+    """Check that there is what runs a model of this name.
+
+    Raises:
+        MissingExtra: There is no torch, or no transformers.
+    """
+    if find_spec("torch") is None or find_spec("transformers") is None:
+        raise MissingExtra(name, "torch")
+
+
 def load(
     card: Card, directory: Path, options: RuntimeOptions
 ) -> BlipCaptioner | BlipAnswerer | BlipMatcher:
@@ -459,8 +469,7 @@ def load(
     # The checkpoint's own settings say it best; a card of this package only tells what they are.
     card = replace(card, preprocess=read_preprocess(directory, MODEL_TYPES[0]))
     check_size(directory, config, card.preprocess)
-    if find_spec("torch") is None or find_spec("transformers") is None:
-        raise MissingExtra(card.name, "torch")
+    check_libraries(card.name)
     decision = decide(options, offers(None, has_torch=True), name=card.name)
     from annotary.models._blip_decoder import TextLayers, Writer
     from annotary.models._blip_judging import Judge

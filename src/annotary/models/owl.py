@@ -229,6 +229,16 @@ def describe(directory: Path) -> Card:
     )
 
 
+def check_libraries(name: str) -> None:
+    """Check that there is what runs a model of this name.
+
+    Raises:
+        MissingExtra: There is no torch, or no transformers.
+    """
+    if find_spec("torch") is None or find_spec("transformers") is None:
+        raise MissingExtra(name, "torch")
+
+
 def load(card: Card, directory: Path, options: RuntimeOptions) -> Owl:
     """The detector of a directory or a repository.
 
@@ -241,8 +251,7 @@ def load(card: Card, directory: Path, options: RuntimeOptions) -> Owl:
         raise ModelError(f"{card.id}: {directory} is no OWL detector: it needs {LOOKED_FOR}")
     if options.runtime not in ("auto", "torch"):
         raise UsageError(f"{card.name} runs in torch alone; leave --runtime out, or say torch")
-    if find_spec("torch") is None or find_spec("transformers") is None:
-        raise MissingExtra(card.name, "torch")
+    check_libraries(card.name)
     model_type, config = _read_config(directory)
     # The checkpoint's own settings say it best; a card of this package only tells what they are.
     card = replace(card, preprocess=read_preprocess(directory, model_type))
