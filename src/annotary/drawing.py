@@ -57,6 +57,9 @@ _TOLERATED = 0.05
 """Share of a label that another may hide before all are made smaller."""
 
 _QUALITY = 92
+_LONGEST_JPEG = 65_500
+"""Pixels of a side that libjpeg writes."""
+
 _MARK = "annotary-boxes"
 
 _FONTS = (
@@ -318,9 +321,9 @@ class _Named(NamedTuple):
 class Drawn:
     """A task that finds boxes, and has a picture with them written for every image.
 
-    A picture has the name of its image below the folder that was asked for, is a PNG where that is one, and a JPEG
-    else. It is written before the record is, so that every image that is done has one, also where a run was stopped.
-    What is there and is no such picture of the same image is never written over.
+    A picture has the name of its image below the folder that was asked for, is a PNG where that is one or is too long
+    for a JPEG, and a JPEG else. It is written before the record is, so that every image that is done has one, also
+    where a run was stopped. What is there and is no such picture of the same image is never written over.
 
     Args:
         task: Finds boxes.
@@ -374,14 +377,16 @@ class Drawn:
         for picture, parts in zip(pictures, found, strict=True):
             assert picture.pixels is not None
             drawn = draw_boxes(picture.pixels, parts["boxes"], self._names)
-            named = self._place(picture.item)
+            named = self._place(picture)
             write_atomically(named.path, _encoded(drawn, named.form, _mark(picture.item)))
         return found
 
-    def _place(self, item: Item) -> _Named:
+    def _place(self, picture: Picture) -> _Named:
         """Where an image's picture goes."""
+        item = picture.item
+        is_long = max(picture.width, picture.height) > _LONGEST_JPEG
         with self._naming:
-            for named in _candidates(item, self._folder):
+            for named in _candidates(item, self._folder, is_long=is_long):
                 key = os.path.normcase(named.path).casefold()
                 if self._taken.setdefault(key, item.image) != item.image:
                     continue
@@ -390,8 +395,14 @@ class Drawn:
         raise AssertionError("names never end")
 
 
-def _candidates(item: Item, folder: Path) -> Iterator[_Named]:
-    """What the picture of an image may be called, best first."""
+def _candidates(item: Item, folder: Path, *, is_long: bool) -> Iterator[_Named]:
+    """What the picture of an image may be called, best first.
+
+    Args:
+        item: The image.
+        folder: Where pictures go.
+        is_long: Whether a JPEG cannot hold it.
+    """
     told = item.relative or urlsplit(item.image).path or item.image
     parts = [
         part for part in PurePosixPath(told.replace("\\", "/")).parts if part not in ("/", "..")
@@ -399,9 +410,9 @@ def _candidates(item: Item, folder: Path) -> Iterator[_Named]:
     *folders, name = [safe_name(part) for part in parts] or ["image"]
     stem, dot, suffix = name.rpartition(".")
     kind = suffix.lower() if stem and dot else ""
-    form = "PNG" if kind == "png" else "JPEG"
-    if kind not in ("png", "jpg", "jpeg"):
-        stem, suffix = name, "jpg"
+    form = "PNG" if kind == "png" or is_long else "JPEG"
+    if kind not in (("png",) if is_long else ("png", "jpg", "jpeg")):
+        stem, suffix = name, "png" if is_long else "jpg"
     below = folder.joinpath(*folders)
     yield _Named(below / f"{stem}.{suffix}", form)
     for number in range(1 << 32):
@@ -437,7 +448,7 @@ def _encoded(pixels: Pixels, form: str, mark: str) -> bytes:
             image.save(data, form, pnginfo=info)
         else:
             image.save(data, form, quality=_QUALITY, comment=mark.encode())
-    except (OSError, ValueError) as error:  # JPEG has a largest side
+    except (OSError, ValueError) as error:
         raise OutputError(
             f"cannot draw a picture of {pixels.shape[1]} x {pixels.shape[0]} pixels: {error}"
         ) from error
