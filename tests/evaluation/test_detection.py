@@ -319,10 +319,11 @@ def test_what_annotary_writes_is_read(tmp_path, form, suffix, parts):
     assert found.unknown_images == ["4.jpg"]
 
 
+DRAWN = {"image_id": 1, "category_id": 1, "bbox": [0, 0, 9, 9]}
 TRUTH = {
     "images": [{"id": 1, "file_name": "a.jpg"}],
     "categories": [{"id": 1, "name": "cat"}],
-    "annotations": [{"image_id": 1, "category_id": 1, "bbox": [0, 0, 9, 9]}],
+    "annotations": [DRAWN],
 }
 
 
@@ -332,6 +333,9 @@ TRUTH = {
         ({"annotations": [{"image_id": 2, "category_id": 1, "bbox": [0, 0, 9, 9]}]}, "not there"),
         ({"annotations": [{"image_id": 1, "category_id": 1, "bbox": [0, 0, -9, 9]}]}, "a box must"),
         ({"annotations": [{"image_id": 1, "category_id": 1, "bbox": [0, 0, 9]}]}, "a box must"),
+        ({"annotations": [DRAWN | {"area": float("nan")}]}, "annotation 1: an area must be"),
+        ({"annotations": [DRAWN | {"area": -1}]}, "annotation 1: an area must be"),
+        ({"annotations": [DRAWN | {"bbox": [0, 0, 1e300, 1e300]}]}, "a box must be left"),
         ({"annotations": [{"image_id": 1, "category_id": 1, "bbox": "abcd"}]}, "no COCO JSON"),
         ({"annotations": [{"image_id": 1, "category_id": 1}]}, "'bbox' is missing"),
         ({"images": [{"id": 1}]}, "'coco_url' is missing"),

@@ -26,6 +26,9 @@ from annotary.sources._rows import image_at
 
 XYWH: TypeAlias = tuple[float, float, float, float]
 
+_FARTHEST = 1e9
+"""Pixels: no image is so large, and the products of larger numbers are none."""
+
 
 class DrawnBox(NamedTuple):
     """A box that somebody drew.
@@ -175,6 +178,8 @@ def _drawn(value: Any, folder: str) -> DrawnBoxes:
             raise ValueError(f"annotation {number} is of an image or a category that is not there")
         xywh = _box(one["bbox"], f"annotation {number}")
         area = float(one.get("area", xywh[2] * xywh[3]))
+        if not math.isfinite(area) or area < 0:
+            raise ValueError(f"annotation {number}: an area must be pixels, but got {area!r}")
         places = image_of[one["image_id"]], label_of[one["category_id"]]
         boxes.append(DrawnBox(*places, xywh, area, bool(one.get("iscrowd", 0))))
     return DrawnBoxes(
@@ -213,7 +218,8 @@ def _box(value: Any, what: str) -> XYWH:
         ValueError: It is none.
     """
     numbers = tuple(float(edge) for edge in value)
-    if len(numbers) != 4 or not all(map(math.isfinite, numbers)) or min(numbers[2:]) < 0:
+    is_box = len(numbers) == 4 and all(abs(edge) <= _FARTHEST for edge in numbers)
+    if not is_box or min(numbers[2:]) < 0:
         raise ValueError(f"{what}: a box must be left, top, width and height, but got {value!r}")
     return numbers[0], numbers[1], numbers[2], numbers[3]
 
