@@ -155,6 +155,14 @@ class TestDrawing:
         assert together[0] != alone
         assert self.draw(table, seeds=[b"same"], **{**how, "seed": 8})[0] != alone
 
+    def test_what_is_likelier_by_next_to_nothing_changes_nothing(self):
+        """Of another batch numbers differ in their last digits, and with them which of two words is likelier."""
+        table, other = Table(1, spread=0.0), Table(1, spread=0.0)
+        other.logits += np.random.default_rng(0).normal(0, 1e-6, other.logits.shape).astype("f4")
+        how = {"nucleus": 1.0, "count": 30, "max_length": 9}
+        texts = [sorted(one.tokens for one in self.draw(each, **how)[0]) for each in (table, other)]
+        assert texts[0] == texts[1]
+
     def test_the_likeliest_of_several_is_first(self):
         found = self.draw(Table(2), nucleus=0.95, count=6, max_length=8)[0]
         scores = [one.score for one in found]

@@ -283,8 +283,11 @@ def _drawn(scores: Floats, share: float, generators: Sequence[np.random.Generato
         highest = scores[row, order].astype(np.float64)
         sums = np.cumsum(np.exp(highest - highest[0]))
         last = min(int(np.searchsorted(sums, share * sums[-1])), len(sums) - 1)
-        drawn = generator.random() * sums[last]
-        chosen[row] = order[min(int(np.searchsorted(sums, drawn, side="right")), last)]
+        # In the order of tokens: which of two is likelier by next to nothing depends on what else is in the batch.
+        kept = np.sort(order[: last + 1])
+        sums = np.cumsum(np.exp(scores[row, kept].astype(np.float64) - highest[0]))
+        drawn = generator.random() * sums[-1]
+        chosen[row] = kept[min(int(np.searchsorted(sums, drawn, side="right")), last)]
     return chosen
 
 
