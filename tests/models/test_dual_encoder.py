@@ -240,6 +240,18 @@ class TestWeights:
         self.changed(folder, drop)
         self.refused(folder, r"lack text_model.* and \d+ more")
 
+    def test_weights_of_more_layers(self, clip, copy_of):
+        folder = copy_of(clip)
+        config = json.loads((folder / "config.json").read_text())
+        config["vision_config"]["num_hidden_layers"] -= 1
+        (folder / "config.json").write_text(json.dumps(config))
+        self.refused(folder, r"have more layers than config\.json says: vision_model.*layers\.1")
+
+    def test_weights_of_other_tasks_are_left_alone(self, clip, copy_of):
+        folder = copy_of(clip)
+        self.changed(folder, lambda s: s.update({"head.layers.3.weight": torch.zeros(7, 32)}))
+        assert load_model(f"dir:{folder}", FP32).embed_texts(["a cat"]).vectors.shape[0] == 1
+
     def test_weights_of_another_shape(self, clip, copy_of):
         folder = copy_of(clip)
         self.changed(folder, lambda s: s.update({"text_projection.weight": torch.zeros(7, 32)}))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import torch
 from annotary.errors import MissingExtra, ModelError
 
 _NAMED_AT_MOST = 5
+_NUMBER = re.compile(r"(\blayers?\.)\d+(?=\.)")
 
 
 def load_network(directory: Path, kind: str) -> Any:
@@ -52,6 +54,7 @@ def load_network(directory: Path, kind: str) -> Any:
     wrong = {
         "lack": told.get("missing_keys"),
         "have other shapes than config.json says for": told.get("mismatched_keys"),
+        "have more layers than config.json says:": _surplus(told.get("unexpected_keys"), model),
     }
     for what, keys in wrong.items():
         if keys:
@@ -81,6 +84,17 @@ def _library() -> Any:
     except ImportError as error:
         raise MissingExtra("Image-text checkpoints in torch", "torch") from error
     return transformers
+
+
+def _surplus(keys: Any, model: Any) -> list[str]:
+    """Keys of layers that the network lacks, and of which it has the first: without them it would be another one.
+
+    Other weights that it does not take, such as those of another task, may stand in a file.
+    """
+    known = model.state_dict().keys()
+    return [
+        key for key in keys or () if _NUMBER.search(key) and _NUMBER.sub(r"\g<1>0", key) in known
+    ]
 
 
 def _listed(keys: Any) -> str:
