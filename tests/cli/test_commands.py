@@ -57,7 +57,7 @@ def test_models_lists_the_shipped():
     rows = json.loads(CliRunner().invoke(annotary, ["models", "--json"]).output)
     (starter,) = (row for row in rows if row["name"] == "starter")
     assert starter["licence"]
-    assert 50e6 < starter["bytes"] < 60e6
+    assert 30e6 < starter["bytes"] < 40e6
     assert "starter" in CliRunner().invoke(annotary, ["models"]).output
 
 

@@ -139,7 +139,7 @@ def test_one_image_under_two_names_is_done_once(colours, photos):
         ([".", "--top", "0"], "--top must be whole and at least 1"),
         (
             [".", "--format", "xyz"],
-            "unknown format 'xyz'; known: caption, csv, folders, hydrus, imagefolder, json",
+            "unknown format 'xyz'; known: caption, coco, coco-captions, csv, cvat, folders",
         ),
         ([".", "--format", "csv"], "--format csv needs --output FILE"),
         ([".", "--output", "out"], "'out' has no suffix"),

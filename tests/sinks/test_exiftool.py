@@ -436,9 +436,9 @@ def test_an_interrupt_ends_it(photos, temporary, monkeypatch):
 
     monkeypatch.setattr("annotary.sinks._exiftool._END_TIMEOUT", 0.2)
     before = signal.signal(signal.SIGALRM, interrupt)
-    signal.setitimer(signal.ITIMER_REAL, 0.5)
     try:
         with pytest.raises(KeyboardInterrupt):
+            signal.setitimer(signal.ITIMER_REAL, 0.5)
             exiftool.with_packet("GIF", encoded("GIF"), XMP)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
