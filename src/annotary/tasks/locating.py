@@ -60,7 +60,7 @@ def detector(model: Model) -> Detector:
     if not hasattr(model, "locate"):
         raise UsageError(
             f"{model.card.id} finds no boxes; say --model owlv2-base-patch16-ensemble or another detector, which"
-            " annotary pull fetches (in annotary annotate --detect-model)"
+            " annotary pull fetches (--detect-model in annotary annotate)"
         )
     return cast(Detector, model)
 

@@ -117,7 +117,7 @@ def captioner(model: Model) -> Captioner:
     if not hasattr(model, "write_captions"):
         raise UsageError(
             f"{model.card.id} writes no captions; blip-image-captioning-base does, and -large does it better (annotary"
-            " pull fetches them; name one with --model, in annotary annotate with --caption-model)"
+            " pull blip-image-captioning-base, then --model NAME, or --caption-model NAME in annotary annotate)"
         )
     return cast(Captioner, model)
 
@@ -130,8 +130,8 @@ def answerer(model: Model) -> Answerer:
     """
     if not hasattr(model, "write_answers"):
         raise UsageError(
-            f"{model.card.id} answers no questions; blip-vqa-base does (annotary pull fetches it; name it with --model,"
-            " in annotary annotate with --ask-model)"
+            f"{model.card.id} answers no questions; blip-vqa-base does (annotary pull blip-vqa-base, then --model NAME,"
+            " or --ask-model NAME in annotary annotate)"
         )
     return cast(Answerer, model)
 
