@@ -373,6 +373,7 @@ def test_examples_find_what_is_like_them():
 
 
 def test_examples_of_one_name_are_one_query():
+    """huggingface/transformers#29089 asks for several images of one thing."""
     red, green = (Example("it", scene(40, 40, (c, (0, 0, 40, 40)))) for c in ("red", "green"))
     photo = scene(300, 200, ("red", (10, 10, 60, 60)), ("green", (100, 100, 180, 180)))
     (found,), task = detect(ColourDetector(), [photo], None, examples=[red, green], threshold=0.1)
@@ -447,7 +448,8 @@ def test_options_that_make_no_sense(options, told):
 
 
 def test_texts_are_embedded_once_a_run_and_remembered(tmp_path):
-    """Every prompt once, though two labels have it; the next run asks the model for new ones alone."""
+    """huggingface/transformers#20163, voxel51/fiftyone#5761, roboflow/inference#413: texts are embedded anew for every
+    image there. Here every prompt once, though two labels have it; the next run asks the model for new ones alone."""
     model = ColourDetector()
     labels = LabelSet.of({"warm": ["red", "a red wall"], "stop": ["red", "halt"]})
     cache = TextCache("a detector", tmp_path)

@@ -181,10 +181,8 @@ def read_labels(options: LabelOptions) -> LabelSet:
     ]
     if len(told) != 1:
         flags = ", ".join("--" + name.replace("_", "-") for name in told)
-        asked = "--labels, --labels-file, --ontology or --labels-from"
-        raise UsageError(
-            f"say the labels in one way, with {asked}" + (f"; got {flags}" if told else "")
-        )
+        asked = "with --labels, --labels-file, --ontology or --labels-from"
+        raise UsageError(f"say the labels in one way{f'; got {flags}' if told else f', {asked}'}")
     if options.labels_file is not None and options.labels_file.suffix.lower() in _MAPPINGS:
         raise UsageError(
             f"{options.labels_file} is no list of labels but an ontology: say --ontology"
