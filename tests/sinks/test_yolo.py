@@ -144,12 +144,25 @@ def test_a_list_of_classes_of_someone_else(tmp_path):
     write("yolo", tmp_path, [DOG], classes=("dog",))
     assert (tmp_path / "labels/2024/dog.txt").read_text().split()[0] == "1"
     assert place.read_text() == text
-    with pytest.raises(OutputError, match=r"data.yaml lacks owl, and annotary did not write it"):
+    with pytest.raises(OutputError, match=r"data.yaml lacks owl, and is not as annotary writes it"):
         write("yolo", tmp_path, [SKY], classes=("owl",))
     for text in ("names: 3", "names: [a, a]", "names: {1: a}", "- a", "names: [", "\udcff"):
         place.write_bytes(text.encode("utf-8", "surrogateescape"))
         with pytest.raises(OutputError, match="names no classes"):
             write("yolo", tmp_path, [SKY])
+
+
+def test_what_was_added_to_the_list_of_classes_stays(tmp_path):
+    """Such as where the images are, or how colours are changed in training."""
+    write("yolo", tmp_path, [DOG], classes=("dog",))
+    place = tmp_path / "data.yaml"
+    text = place.read_text().replace("val: images", "val: images/val") + "hsv_h: 0.1\n"
+    place.write_text(text)
+    with pytest.raises(OutputError, match=r"lacks owl, and is not as annotary writes it"):
+        write("yolo", tmp_path, [SKY], classes=("dog", "owl"))
+    assert place.read_text() == text
+    write("yolo", tmp_path, [SKY], classes=("dog",))
+    assert place.read_text() == text
 
 
 def test_boxes_of_classes_that_nobody_knows(tmp_path):

@@ -135,16 +135,12 @@ class YoloSink:
         names = self._classes.names
         if len(names) == self._written:
             return
-        if self._written >= 0 and not _is_ours(self._place):
+        if self._written >= 0 and not _is_as_written(self._place, names[: self._written]):
             raise OutputError(
-                f"{self._place} lacks {', '.join(names[self._written :])}, and annotary did not write it;"
+                f"{self._place} lacks {', '.join(names[self._written :])}, and is not as annotary writes it;"
                 " add that to its names, or choose another --output"
             )
-        lines = [f"train: {IMAGES}", f"val: {IMAGES}", f"nc: {len(names)}"]
-        lines.append("names:" if names else "names: {}")
-        lines += (f"  {number}: {_in_yaml(name)}" for number, name in enumerate(names))
-        text = "".join(f"{line}\n" for line in lines)
-        write_atomically(self._place, _NOTE + text)
+        write_atomically(self._place, _text(names))
         self._written = len(names)
 
 
@@ -209,5 +205,14 @@ def _has_boxes(folder: Path) -> bool:
     return any(file.suffix == YoloContent.suffix and file.stat().st_size for file in files)
 
 
-def _is_ours(path: Path) -> bool:
-    return path.read_text("utf-8").startswith(_NOTE.split(".", maxsplit=1)[0])
+def _text(names: Sequence[str]) -> str:
+    """A `data.yaml` with the classes of these names."""
+    lines = [f"train: {IMAGES}", f"val: {IMAGES}", f"nc: {len(names)}"]
+    lines.append("names:" if names else "names: {}")
+    lines += (f"  {number}: {_in_yaml(name)}" for number, name in enumerate(names))
+    return _NOTE + "".join(f"{line}\n" for line in lines)
+
+
+def _is_as_written(path: Path, names: Sequence[str]) -> bool:
+    """Whether nobody has changed the file, such as to say where the images are, which would be lost."""
+    return path.read_text("utf-8") == _text(names)
