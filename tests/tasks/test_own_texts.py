@@ -66,9 +66,21 @@ def test_answers_are_texts_with_commas_or_lists(tmp_path):
     path.write_text('image,question,answers\na.jpg,what?,"yes, no"\na.jpg,why?,\n')
     assert read_questions(path).every == (Question("what?", ("yes", "no")), Question("why?"))
     path = tmp_path / "questions.jsonl"
-    path.write_text('{"image": "a.jpg", "question": "what?", "answers": 3}\n')
-    with pytest.raises(UsageError, match="must be texts, but are 3"):
-        read_questions(path)
+    for told, match in (
+        (3, "must be texts, but are 3"),
+        (["a", [3]], r"must be a text: \[3\]"),
+        (["a", ""], "is empty"),
+    ):
+        row = {"image": "a.jpg", "question": "what?", "answers": told}
+        path.write_text(json.dumps(row) + "\n")
+        with pytest.raises(UsageError, match=match):
+            read_questions(path)
+
+
+def test_an_answer_that_is_told_twice_counts_once(tmp_path):
+    path = tmp_path / "questions.csv"
+    path.write_text('image,question,answers\na.jpg,what?,"yes, no, yes"\n')
+    assert read_questions(path).every == (Question("what?", ("yes", "no")),)
 
 
 @pytest.mark.parametrize(

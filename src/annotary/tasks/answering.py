@@ -157,6 +157,8 @@ def read_questions(path: Path, answers: Sequence[str] | None = None) -> OwnTexts
             raise UsageError(f"{path}: the answers of {image!r} must be texts, but are {told!r}")
         question = Question(text, tuple(own or answers or ()) or None)
         _check(question)
+        if question.answers is not None:
+            question = Question(text, tuple(dict.fromkeys(question.answers)))
         found.setdefault(image, []).append(question)
     return OwnTexts(found, str(path.parent))
 
@@ -171,6 +173,7 @@ def _check(question: Question) -> None:
         raise UsageError(f"a question is empty: {question.text!r}")
     for answer in question.answers or ():
         if not isinstance(answer, str) or not answer.strip():
-            raise UsageError(f"an answer to {question.text!r} is empty: {answer!r}")
+            what = "is empty" if isinstance(answer, str) else "must be a text"
+            raise UsageError(f"an answer to {question.text!r} {what}: {answer!r}")
     if question.answers is not None and not question.answers:
         raise UsageError(f"say at least one answer to {question.text!r}")
