@@ -208,7 +208,8 @@ class CaptionDecoder(nn.Module):
         seen = place[None] <= place[:, None].clamp(min=self.prefix - 1)
         for block in self.blocks:
             tokens = block(tokens, seen)
-        return self.norm(tokens[:, self.prefix :]) @ self.words.weight.T + self.offset
+        written: Tensor = self.norm(tokens[:, self.prefix :])
+        return written @ self.words.weight.T + self.offset
 
     def forward(self, images: Tensor, numbers: Tensor) -> Tensor:
         """Logits as `write`, from images ``[b, regions, inputs]``."""
