@@ -283,11 +283,11 @@ def _drawn(scores: Floats, share: float, generators: Sequence[np.random.Generato
         highest = scores[row, order].astype(np.float64)
         sums = np.cumsum(np.exp(highest - highest[0]))
         last = min(int(np.searchsorted(sums, share * sums[-1])), len(sums) - 1)
-        # In the order of tokens: which of two is likelier by next to nothing depends on what else is in the batch.
-        kept = np.sort(order[: last + 1])
-        sums = np.cumsum(np.exp(scores[row, kept].astype(np.float64) - highest[0]))
-        drawn = generator.random() * sums[-1]
-        chosen[row] = kept[min(int(np.searchsorted(sums, drawn, side="right")), last)]
+        kept = order[: last + 1]
+        # Each token has luck of its own (Gumbel's trick): in another batch numbers differ in their last digits, and
+        # with them which of two words is likelier, or the last that is kept. That changes nothing for the others.
+        luck = generator.gumbel(size=scores.shape[1])
+        chosen[row] = kept[np.argmax(scores[row, kept] + luck[kept])]
     return chosen
 
 
