@@ -95,7 +95,11 @@ def test_texts_are_cut_as_the_encoder_cuts_them(starter, text, pieces):
 
 def _tokenizer(tokenizers, known=[]):  # noqa: B006  it takes half a second to read
     if not known:
-        known.append(tokenizers.Tokenizer.from_buffer(gzip.decompress((WEIGHTS / "tokenizer.json.gz").read_bytes())))
+        known.append(
+            tokenizers.Tokenizer.from_buffer(
+                gzip.decompress((WEIGHTS / "tokenizer.json.gz").read_bytes())
+            )
+        )
     return known[0]
 
 
