@@ -286,7 +286,7 @@ def _drawn(scores: Floats, share: float, generators: Sequence[np.random.Generato
         kept = order[: last + 1]
         # Each token has luck of its own (Gumbel's trick): in another batch numbers differ in their last digits, and
         # with them which of two words is likelier, or the last that is kept. That changes nothing for the others.
-        luck = generator.gumbel(size=scores.shape[1])
+        luck = generator.gumbel(size=(scores.shape[1],))
         chosen[row] = kept[np.argmax(scores[row, kept] + luck[kept])]
     return chosen
 
