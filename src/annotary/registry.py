@@ -10,9 +10,11 @@ it answers to and whose value is a module with the room's contract:
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import pkgutil
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from types import ModuleType
 
 from annotary.errors import UnknownName, UsageError
@@ -60,6 +62,17 @@ def load(room: str, name: str) -> ModuleType:
     if not isinstance(module, ModuleType):
         raise UsageError(f"the plugin {plugin.value} for {room} must be a module")
     return module
+
+
+def source(room: str, name: str) -> str | None:
+    """The text of the module of ours that answers to a name, which is not imported; None where there is no file."""
+    if name not in _built_in(room):
+        return None
+    spec = importlib.util.find_spec(f"annotary.{room}.{name.replace('-', '_')}")
+    try:
+        return Path(spec.origin).read_text("utf-8") if spec and spec.origin else None
+    except (OSError, UnicodeDecodeError):  # an install without source files
+        return None
 
 
 @cache

@@ -25,6 +25,23 @@ from annotary.tasks.tagging import TaggingOptions
 from tests.conftest import child_environment
 
 
+def test_help_imports_no_command():
+    """All of them would take a second; what each does stands in its file."""
+    code = (
+        "import sys\nfrom annotary.cli import annotary\n"
+        "annotary.main(['--help'], standalone_mode=False)\n"
+        "print([name for name in sys.modules if name.startswith('annotary.cli.')])"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.splitlines()[-1] == "[]"
+    context = click.Context(annotary)
+    for name in annotary.list_commands(context):
+        command = annotary.get_command(context, name)
+        assert f"  {name.ljust(10)}  {command.short_help}\n" in result.stdout
+
+
 def test_help_names_every_command():
     shown = CliRunner().invoke(annotary, ["--help"]).output
     assert set(registry.names("cli")) >= {"doctor", "models", "tag"}

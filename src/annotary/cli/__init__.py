@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import sys
 import threading
@@ -18,6 +19,9 @@ import click
 
 from annotary import __version__, registry
 from annotary.errors import AnnotaryError, UnknownName, UsageError
+
+_SHORT_HELP = re.compile(r'^@click\.\w+\(.*?\bshort_help="([^"\\]*)"', re.M | re.S)
+"""In the file of a command, whose first click command or group is itself."""
 
 
 class Stopped(AnnotaryError):
@@ -39,6 +43,22 @@ class _Commands(click.Group):
             return _broken(cmd_name, error)
         assert isinstance(command, click.Command)
         return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write what each command does in a line."""
+        names = self.list_commands(ctx)
+        room = formatter.width - 6 - max(map(len, names))
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, self._summary(ctx, name, room)) for name in names])
+
+    def _summary(self, ctx: click.Context, name: str, room: int) -> str:
+        """What a command does, from its file where it says it: all of them would take a second to import."""
+        source = registry.source("cli", name)
+        told = None if source is None else _SHORT_HELP.search(source)
+        if told is not None:
+            return told.group(1)
+        command = self.get_command(ctx, name)
+        return "" if command is None else command.get_short_help_str(room)
 
 
 def _broken(name: str, error: UsageError) -> click.Command:
