@@ -243,3 +243,9 @@ def test_composing_needs_words(annotary, photos, model):
     assert "--compose is for labels in words" in told
     told = complaint(annotary("detect", photos, "--labels", "cat", "--compose-model", "x"))
     assert "--compose-model is for --compose" in told
+
+
+def test_pictures_do_not_go_among_the_images(annotary, photos, model):
+    detect = ("detect", photos, "--model", model, "--labels", "cat", "--draw")
+    for place in (photos, photos / "more" / "drawn"):
+        assert "whose images are read" in complaint(annotary(*detect, place))

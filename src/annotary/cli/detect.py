@@ -86,7 +86,7 @@ def _detect(paths: tuple[str, ...], values: dict[str, Any]) -> int:
     labels = _labels(values)
     if check_compose(values).compose and (labels is None or values["like"]):
         raise UsageError("--compose is for labels in words; --like says none")
-    _check_drawing(values["draw"])
+    _check_drawing(values["draw"], paths)
     found = loaded(values["model"], annotating.runtime)
     task = detection(found, values, labels)
     if not values["quiet"]:
@@ -111,17 +111,21 @@ def _detect(paths: tuple[str, ...], values: dict[str, Any]) -> int:
     return annotating.run([asked], settings, verbs, as_line("boxes"), classes=task.names)
 
 
-def _check_drawing(folder: Path | None) -> None:
+def _check_drawing(folder: Path | None, paths: Sequence[str]) -> None:
     """Check that pictures can be drawn, before a model is loaded.
 
     Raises:
-        UsageError: Where they would go is a file.
+        UsageError: Where they would go is a file, or among the images, where the next run would take them for some.
         MissingExtra: What draws them is not installed.
     """
     if folder is None:
         return
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"--draw {folder} is a file; say a folder")
+    own = Path(os.path.realpath(folder))
+    for path in paths:
+        if os.path.isdir(path) and own.is_relative_to(os.path.realpath(path)):  # noqa: PTH112
+            raise UsageError(f"--draw {folder} is in {path}, whose images are read; say another")
     from annotary.drawing import check_installed
 
     check_installed()
