@@ -36,7 +36,11 @@ MOST_LISTED = 1_000
 
 
 class Step(Protocol):
-    """What is done to each part. It goes to other processes: plain data and paths, files are opened in `run`."""
+    """What is done to each part. It goes to other processes: plain data and paths, files are opened in `run`.
+
+    A step may have `prepare(folder)`, which is called once before the first part, in the caller's process: it puts
+    below `_state` what all workers need.
+    """
 
     name: str
 
@@ -207,6 +211,9 @@ def run_step(
         if on_part is not None:
             on_part(sum(tally is not None for tally in tallies.values()) + len(failed), outcome)
 
+    prepare = getattr(step, "prepare", None)
+    if left and prepare is not None:
+        prepare(folder)
     execute(step, left, folder, options, finish)
     done = {name: tally for name, tally in tallies.items() if tally is not None}
     total = Tally()
