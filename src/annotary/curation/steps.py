@@ -316,7 +316,8 @@ class _State:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             known = self._known(place)
-            if known is None and any(folder.iterdir()):
+            # What is below `_state` alone was put there for this step, such as a sample.
+            if known is None and any(path.name != STATE for path in folder.iterdir()):
                 raise OutputError(
                     f"{folder} holds something else; choose an empty or a new folder as --output"
                 )
