@@ -227,6 +227,17 @@ def run_step(
     return result
 
 
+def take_folder(step: Step, folder: Path, options: StepOptions) -> None:
+    """Make a folder a step's own, as `run_step` does first, for a step that has work to do before its parts are begun.
+
+    What such work leaves belongs below `_state`. `run_step` then follows with `on_existing` "continue".
+
+    Raises:
+        OutputError: The folder holds something else, or results of other settings, or cannot be written.
+    """
+    _State(folder, step, options)
+
+
 def execute(
     step: Step,
     parts: Sequence[Part],
