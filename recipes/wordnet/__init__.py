@@ -1,0 +1,1 @@
+"""The recipe of the list of WordNet's synset names that ships: `python -m recipes.wordnet`."""
