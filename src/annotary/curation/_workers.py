@@ -84,13 +84,13 @@ class _Hand(threading.Thread):
         self._waiting = waiting
         self._done = done
         self._process: subprocess.Popen[bytes] | None = None
-        self._is_stopped = False
+        self._must_stop = False
         self._lock = threading.Lock()
 
     def run(self) -> None:
         """Give parts until there are none."""
         try:
-            while not self._is_stopped:
+            while not self._must_stop:
                 try:
                     part = self._waiting.get_nowait()
                 except queue.Empty:
@@ -103,12 +103,12 @@ class _Hand(threading.Thread):
 
     def stop(self) -> None:
         """End the process, whatever it is at."""
-        self._is_stopped = True
+        self._must_stop = True
         self._end()
 
     def _outcome(self, part: Part) -> Any:
         for _ in range(_TRIES):
-            process = self._started()
+            process = self._process_at_hand()
             try:
                 assert process.stdin is not None
                 assert process.stdout is not None
@@ -117,7 +117,7 @@ class _Hand(threading.Thread):
                 kind, outcome = pickle.load(process.stdout)
             except (OSError, EOFError, pickle.UnpicklingError):
                 code = self._end()
-                if self._is_stopped:
+                if self._must_stop:
                     raise AnnotaryError("stopped") from None
                 continue
             if kind == "error":
@@ -126,9 +126,9 @@ class _Hand(threading.Thread):
         told = f"the process that worked on it ended with {code}; is there enough memory?"
         return Failure.of(part.file, BrokenPart(told))
 
-    def _started(self) -> subprocess.Popen[bytes]:
+    def _process_at_hand(self) -> subprocess.Popen[bytes]:
         with self._lock:
-            if self._is_stopped:
+            if self._must_stop:
                 raise AnnotaryError("stopped")
             if self._process is None:
                 environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
