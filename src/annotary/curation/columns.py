@@ -55,6 +55,10 @@ def text_columns(part: Part, named: Sequence[str]) -> tuple[str, ...]:
             raise UsageError(no_column(part.file, name, list(kinds), "--text-column"))
         if not is_text_or_list(kinds[name]):
             raise UsageError(f"the column {name!r} of {part.file} holds {kinds[name]}, not text")
+        if is_list(kinds[name]) and len(chosen) > 1:
+            raise UsageError(
+                f"the column {name!r} of {part.file} holds lists of texts, which stand alone (--text-column)"
+            )
     return chosen
 
 
@@ -96,11 +100,16 @@ def is_scalar(kind: pa.DataType) -> bool:
 
 def is_text_or_list(kind: pa.DataType) -> bool:
     """Whether a column of a type holds text, or lists of texts, or lists of texts with their kinds (MetaCLIP)."""
-    from pyarrow import types
-
-    while types.is_list(kind) or types.is_large_list(kind):
+    while is_list(kind):
         kind = kind.value_type
     return is_text(kind)
+
+
+def is_list(kind: pa.DataType) -> bool:
+    """Whether a column of a type holds lists."""
+    from pyarrow import types
+
+    return bool(types.is_list(kind) or types.is_large_list(kind))
 
 
 def as_text(array: pa.Array) -> pa.Array:

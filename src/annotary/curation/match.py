@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from annotary.curation._draws import buffer_of
-from annotary.curation.columns import ENTRIES, is_text, text_columns
+from annotary.curation.columns import ENTRIES, is_list, is_text, text_columns
 from annotary.curation.entries import Entries
 from annotary.curation.entry_index import EntryIndex
 from annotary.curation.probabilities import Counts
@@ -144,7 +144,7 @@ class MatchStep:
         """Rows with one text each: lists of texts become as many rows."""
         tally.rows_in += batch.num_rows
         (name, *more) = self._columns
-        if name not in batch.schema.names or more or is_text(batch.schema.field(name).type):
+        if name not in batch.schema.names or more or not is_list(batch.schema.field(name).type):
             yield batch
             return
         unrolled = unroll(batch, name)
