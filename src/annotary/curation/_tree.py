@@ -80,11 +80,11 @@ def build(
         "inner": inner,
         "first_entry": first_entry,
         "entry_states": entry_states,
+        "multiplier": multiplier,
         "longest": int(units.lengths.max(initial=0)),
     }
     for name, table in hashed.items():
-        tables[f"{name}_keys"], tables[f"{name}_values"] = table.keys, table.values
-        facts[name] = [table.shift, table.multiplier]
+        tables |= {f"{name}_{part}": array for part, array in table.arrays().items()}
     facts["tables"] = sorted(tables)
     return facts, tables
 

@@ -77,7 +77,13 @@ class EntryIndex:
         self._entry_of: NDArray[np.uint32] = tables["entry_of"]
         self._fixed: NDArray[np.uint32] = tables["fixed"]
         self._words, self._joins, self._steps = (
-            HashTable(tables[f"{name}_keys"], tables[f"{name}_values"], *facts[name])
+            HashTable(
+                **{
+                    part: tables[f"{name}_{part}"]
+                    for part in ("keys", "values", "choices", "rest", "rest_values")
+                },
+                multiplier=facts["multiplier"],
+            )
             for name in ("words", "joins", "steps")
         )
         # States are numbered so that the two questions that are asked of every state are comparisons: those below
@@ -194,20 +200,23 @@ class EntryIndex:
         units = (_units.text_characters if self._is_by_character else _units.text_units)(data, ends)
         ids = self._ids(data, units)
         places, entries = self._walk(ids)
-        text = np.searchsorted(units.first, places, side="right") - 1
+        text = np.repeat(np.arange(ends.size), np.diff(units.first)).take(places)
         if is_valid is not None:
             is_kept = is_valid.take(text)
             text, entries = text[is_kept], entries[is_kept]
         # One number for a text and an entry, so that one sort gives both orders.
-        wide = ends.size * self.entries >= 1 << 32
-        keys = text.astype(np.uint64 if wide else np.uint32)
-        keys *= keys.dtype.type(self.entries)
-        keys += entries
+        bits = np.uint64(max(self.entries - 1, 1).bit_length())
+        kind = np.uint64 if ends.size << int(bits) >= 1 << 32 else np.uint32
+        keys = text.astype(kind)
+        keys <<= kind(bits)
+        keys |= entries
         keys.sort()
-        if keys.size:
-            keys = keys[np.append(True, keys[1:] != keys[:-1])]
-        text, entries = np.divmod(keys, keys.dtype.type(max(self.entries, 1)))
-        return text.astype(np.int64), entries.astype(np.uint32)
+        is_new = np.ones(keys.size, np.bool_)
+        np.not_equal(keys[1:], keys[:-1], out=is_new[1:])
+        keys = keys[is_new]
+        text = (keys >> kind(bits)).astype(np.int64)
+        keys &= kind((1 << int(bits)) - 1)
+        return text, keys.astype(np.uint32)
 
     def _ids(self, data: Bytes, units: Units) -> NDArray[np.uint32]:
         """The sequence of units as states of the first level; `NONE` where no entry has that unit."""
