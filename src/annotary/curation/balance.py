@@ -249,6 +249,10 @@ class BalanceStep:
         for name in self._columns:
             text = _column(batch, name, part)
             lists = lists_of(_column(batch, name + ENTRIES, part), part)
+            if lists[1].max(initial=0) >= len(probabilities):
+                raise UsageError(
+                    f"{part.file} has ids of entries of another list ({name + ENTRIES})"
+                )
             chance = text_probabilities(lists, probabilities)
             is_matched = chance > 0
             is_kept = (
@@ -356,6 +360,10 @@ def balance(
             raise UsageError(f"{matched} lacks {told['parts_missing']:,} parts: match them first")
         counts = read_counts(matched)
     counts = np.asarray(counts, np.uint64)
+    if len(counts) != told["entries"]:
+        raise UsageError(
+            f"these are counts of {len(counts):,} entries, but {matched} has matches of {told['entries']:,}"
+        )
     parts = find_parts([matched] if tables is None else tables)
     columns = _matched_columns(parts[0], told["text_columns"])
     ids = id_columns(parts[0], options.id)
