@@ -6,7 +6,7 @@ on how many pixels it has, nor on whether a JPEG was decoded at reduced scale.
 
 Sharpness is the variance of the Laplacian of the grey values (Pech-Pacheco, Cristóbal, Chamorro-Martínez and
 Fernández-Valdivia, "Diatom autofocusing in brightfield microscopy: a comparative study", ICPR 2000), here of the
-sharpest of 4 x 4 pieces: a sharp subject before a soft background is no blurred photo. `benchmarks/sharpness.py` shows
+sharpest of 4 x 4 pieces: a sharp subject before a soft background is no blurred photo. `benchmarks/quality.py` shows
 what it tells apart.
 """
 
@@ -224,7 +224,7 @@ class PictureOptions:
     """Where paths start; where the table is otherwise. What is not there is looked for in the current folder."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class LooksStep:
     """The step that measures the pictures of tables: for each row of a part one of what is written, in their order.
 
@@ -258,7 +258,9 @@ class LooksStep:
             UsageError: It has no column of images.
         """
         tally = Tally()
-        column = image_column(part, Rows(part).schema, self.source.image_column)
+        column = self.source.image_column or "image"
+        if part.form != "webdataset":  # of a tar, which would be gone through for that, it is known
+            column = image_column(part, Rows(part).schema, self.source.image_column)
         rows = Rows(part, [column])
         with self.measuring(part) as measured, PartWriter(target, looks_schema()) as writer:
             for batch in rows.batches():
