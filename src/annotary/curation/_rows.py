@@ -1,20 +1,27 @@
 """How the rows of tables of pairs are read, as batches of Arrow.
 
-* Parquet: as it is, page by page.
+* Parquet: as it is, page by page. A row whose text is not UTF-8 is skipped and told.
 * CSV: every cell is text, so that nothing is guessed and nothing lost: "1,100" and "007" stay what they are. The
-  delimiter is the commonest of comma, semicolon and tab in the head; of .tsv it is a tab.
-* JSON Lines: columns have the type of their values; where types are mixed the column is text: texts as they are, of
-  other values the JSON. A line that is no JSON object is skipped and told.
+  delimiter is the commonest of comma, semicolon and tab in the head; of .tsv it is a tab. A row with another number of
+  cells, or that is not UTF-8, is skipped and told by its number; the head is number 1, empty lines have none.
+* JSON Lines: columns have the type of their values; where types are mixed, or Parquet has none for them, the column is
+  text: texts as they are, of other values the JSON. A line that is no JSON object is skipped and told.
 * WebDataset: a row for each sample: `__key__`, `image` (the tar and the path in it, as the source of tars has it), a
-  column for each member that is text (`txt`, `caption`, `cls`), and one for each field of the `json`.
+  column for each member that is text (`txt`, `caption`, `cls`), and one for each field of the `json`. What the tar
+  itself says of a sample stands above what is written in it. A second image of a sample, and what leads outside, is
+  told.
 """
 
 from __future__ import annotations
 
 import contextlib
+import csv
 import gzip
+import io
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from annotary.curation.tables import (
@@ -26,8 +33,8 @@ from annotary.curation.tables import (
     open_parquet,
     told,
 )
-from annotary.sources._members import inner_path
-from annotary.sources._rows import LONGEST_ROW
+from annotary.sources._members import OUTSIDE, inner_path
+from annotary.sources._rows import LONGEST_ROW, split
 from annotary.sources._tar import ERRORS, open_tar
 from annotary.sources.folder import IMAGE_SUFFIXES
 
@@ -42,7 +49,15 @@ TEXT_MEMBERS = ("txt", "text", "caption", "cls")
 
 _MIXED = b"annotary.mixed_columns"
 
-_BLOCK = 16 * 1024 * 1024
+_BLOCK = LONGEST_ROW
+_PIECE = 1024 * 1024
+
+_MOST_COLUMNS = 4_096
+
+_CHUNK_BYTES = BATCH_BYTES // 4  # of text: as objects of Python they take several times as much
+
+_HALF = re.compile(rb"\\u[dD][89a-fA-F]|\xed[\xa0-\xbf]")
+"""Half a character of UTF-16, as JSON can write it, and no other format."""
 
 
 def reader(part: Part, skipped: Skipped) -> Any:
@@ -63,6 +78,7 @@ def reader(part: Part, skipped: Skipped) -> Any:
 class _Parquet:
     def __init__(self, part: Part, skipped: Skipped) -> None:
         self._part = part
+        self._skipped = skipped
 
     def schema(self) -> pa.Schema:
         with told(self._part), open_parquet(self._part.file) as table:
@@ -71,23 +87,48 @@ class _Parquet:
     def batches(self, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
         with open_parquet(self._part.file) as table:
             first, last = self._part.groups or (0, table.num_row_groups)
+            counts = [table.metadata.row_group(number).num_rows for number in range(last)]
+            row = sum(counts[:first])
             for group in range(first, last):
-                yield from table.iter_batches(
+                end = row + counts[group]
+                for batch in table.iter_batches(
                     self._rows_at_once(table, group, schema.names),
                     row_groups=[group],
                     columns=schema.names,
                     use_threads=False,
-                )
+                ):
+                    yield self._sound(batch, row)
+                    row += batch.num_rows
+                if row != end:
+                    raise BrokenPart(f"{self._part.file}: it holds fewer rows than its footer says")
+
+    def _sound(self, batch: pa.RecordBatch, first: int) -> pa.RecordBatch:
+        """The rows that are what their types say: Parquet does not check that text is UTF-8, others rely on it."""
+        import pyarrow as pa
+
+        try:
+            batch.validate(full=True)
+        except pa.ArrowInvalid:
+            broken = _not_utf8(batch)
+            for place in broken:
+                where = f"{self._part.file}:{first + place + 1}"
+                self._skipped.append((where, "its text is not UTF-8"))
+            batch = _without(batch, broken)
+            batch.validate(full=True)
+        return batch
 
     def _rows_at_once(self, table: Any, group: int, columns: Iterable[str]) -> int:
         """How many rows may be held: of images few, of texts many."""
         described = table.metadata.row_group(group)
         wanted = set(columns)
-        size = sum(
-            max(0, described.column(place).total_uncompressed_size)
-            for place in range(described.num_columns)
-            if described.column(place).path_in_schema.split(".")[0] in wanted
-        )
+        size = 0
+        for place in range(described.num_columns):
+            column = described.column(place)
+            path = (
+                column.path_in_schema
+            )  # of a column in a column, the names with dots between them
+            if path in wanted or path.split(".")[0] in wanted:
+                size += max(0, column.total_uncompressed_size)
         fitting: int = BATCH_BYTES * described.num_rows // max(1, size)
         return min(BATCH_ROWS, max(1, fitting))
 
@@ -96,7 +137,8 @@ class _Csv:
     def __init__(self, part: Part, skipped: Skipped) -> None:
         self._part = part
         self._skipped = skipped
-        self._is_told = False
+        self._numbers: list[int] = []  # of rows that Arrow has passed over
+        self._delimiter = ","
 
     def schema(self) -> pa.Schema:
         import pyarrow as pa
@@ -106,47 +148,81 @@ class _Csv:
 
     def batches(self, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
         import pyarrow as pa
-        from pyarrow import csv
+        from pyarrow import csv as arrow_csv
 
         names = self._head()
         if not names:
             return
         with _opened(self._part.file) as file:
-            stream = csv.open_csv(
+            stream = arrow_csv.open_csv(
                 file,
-                read_options=csv.ReadOptions(
-                    use_threads=False, block_size=_BLOCK, column_names=names, skip_rows=0
+                read_options=arrow_csv.ReadOptions(
+                    use_threads=False, block_size=_BLOCK, column_names=names
                 ),
-                parse_options=csv.ParseOptions(
+                parse_options=arrow_csv.ParseOptions(
                     delimiter=self._delimiter,
                     newlines_in_values=True,
                     invalid_row_handler=self._skip,
                 ),
-                convert_options=csv.ConvertOptions(
-                    column_types=dict.fromkeys(names, pa.string()),
-                    include_columns=schema.names or None,
+                convert_options=arrow_csv.ConvertOptions(
+                    # As bytes: of text, one row that is not UTF-8 would end all.
+                    column_types=dict.fromkeys(names, pa.binary()),
+                    include_columns=schema.names,
                     strings_can_be_null=False,
                 ),
             )
-            is_first = True
+            given = 0
             for block in stream:
-                batch = block.slice(1) if is_first else block  # the head
-                is_first = False
+                batch = block if given else block.slice(1)  # the head
                 for start in range(0, batch.num_rows, BATCH_ROWS):
-                    yield batch.slice(start, BATCH_ROWS)
+                    piece = batch.slice(start, BATCH_ROWS)
+                    yield self._texts(piece, schema, max(given, 1) + start)
+                given += block.num_rows
+
+    def _texts(self, batch: pa.RecordBatch, schema: pa.Schema, before: int) -> pa.RecordBatch:
+        """Bytes as text; `before` counts the rows that stand above, but for those that were passed over."""
+        import pyarrow as pa
+
+        try:
+            return batch.cast(schema)
+        except pa.ArrowInvalid:
+            broken = _not_utf8(batch, are_bytes_text=True)
+        for place in broken:
+            number = before + place + 1
+            for passed in self._numbers:
+                number += passed <= number
+            self._skipped.append((f"{self._part.file}:{number}", "its text is not UTF-8"))
+        return _without(batch, broken).cast(schema)
 
     def _head(self) -> list[str]:
-        import csv
-
-        with _opened(self._part.file) as file:
-            line = file.readline(LONGEST_ROW).decode("utf-8-sig")
-        suffix = self._part.file.lower().removesuffix(".gz")
-        self._delimiter = "\t" if suffix.endswith(".tsv") else max(",;\t", key=line.count)
-        return next(csv.reader([line], delimiter=self._delimiter), [])
+        file = self._part.file
+        with (
+            _opened(file) as data,
+            io.TextIOWrapper(data, "utf-8-sig", "surrogateescape", newline="") as text,
+        ):
+            _refuse_utf16(data.peek(2))
+            lines = iter(lambda: text.readline(LONGEST_ROW), "")
+            first = next((line for line in lines if line.strip("\r\n")), "")
+            if file.lower().removesuffix(".gz").endswith(".tsv"):
+                self._delimiter = "\t"
+            else:
+                unquoted = re.sub(r'"[^"]*"?', "", first)
+                self._delimiter = max(",;\t", key=unquoted.count)
+            try:
+                names = next(csv.reader(chain([first], lines), delimiter=self._delimiter), [])
+                "".join(names).encode("utf-8")
+            except (csv.Error, UnicodeError) as error:
+                raise BrokenPart(f"{file}: its head is broken: {error}") from error
+            return names if first else []
 
     def _skip(self, row: Any) -> str:
-        where = self._part.file if row.number is None else f"{self._part.file}:{row.number}"
-        why = f"{row.actual_columns} cells in place of {row.expected_columns}: {row.text[:60]}"
+        number = row.number or 0
+        if number == 1:
+            return "error"
+        self._numbers.append(number)
+        where = f"{self._part.file}:{number}"
+        cells = "cell" if row.actual_columns == 1 else "cells"
+        why = f"{row.actual_columns} {cells} in place of {row.expected_columns}: {row.text[:60]}"
         self._skipped.append((where, why))
         return "skip"
 
@@ -167,11 +243,18 @@ class _Typed:
         import pyarrow as pa
 
         found: dict[str, pa.DataType | None] = {}
+        unsure: set[str] = set()  # columns of which one chunk has another type than the next
         with told(self._part):
             for rows in _chunks(self._rows([])):
                 for name in dict.fromkeys(name for row in rows for name in row):
-                    values = [row.get(name) for row in rows]
-                    found[name] = _together(found.get(name, pa.null()), _type_of(values))
+                    kind = _type_of([row.get(name) for row in rows])
+                    before = found.get(name, pa.null())
+                    found[name] = _together(before, kind)
+                    if kind != before and before != pa.null():
+                        unsure.add(name)
+                if len(found) > _MOST_COLUMNS:
+                    raise BrokenPart(f"{self._part.file} has more than {_MOST_COLUMNS:,} columns")
+            self._settle(found, unsure)
         return pa.schema(
             [
                 (name, pa.string() if kind is None or kind == pa.null() else kind)
@@ -193,6 +276,21 @@ class _Typed:
                 columns.append(pa.array(values, field.type))
             yield pa.RecordBatch.from_arrays(columns, schema=schema)
 
+    def _settle(self, found: dict[str, pa.DataType | None], unsure: set[str]) -> None:
+        """See that the types hold all values: whole numbers beyond 2^53 are no floating-point numbers."""
+        import pyarrow as pa
+
+        unsure = {name for name in unsure if found[name] is not None}
+        if not unsure:
+            return
+        for rows in _chunks(self._rows([])):
+            for name in sorted(unsure):
+                try:
+                    pa.array([row.get(name) for row in rows], found[name])
+                except _NO_TYPE:
+                    found[name] = None
+                    unsure.discard(name)
+
     def _rows(self, skipped: Skipped) -> Iterator[tuple[Row, int]]:
         """The rows, and about how many bytes each takes."""
         raise NotImplementedError
@@ -201,13 +299,16 @@ class _Typed:
 class _JsonLines(_Typed):
     def _rows(self, skipped: Skipped) -> Iterator[tuple[Row, int]]:
         with _opened(self._part.file) as file:
-            number = 0
-            while line := file.readline(LONGEST_ROW):
-                number += 1
+            _refuse_utf16(file.peek(2))
+            pieces = iter(lambda: file.read1(_PIECE), b"")
+            for number, line in enumerate(split(pieces, b"\n"), 1):
+                where = f"{self._part.file}:{number}"
+                if line is None:
+                    skipped.append((where, f"more than {LONGEST_ROW:,} bytes"))
+                    continue
                 if number == 1:
                     line = line.removeprefix(b"\xef\xbb\xbf")
                 if line.strip():
-                    where = f"{self._part.file}:{number}"
                     row = _object(line, where, skipped)
                     if row is not None:
                         yield row, len(line)
@@ -215,61 +316,84 @@ class _JsonLines(_Typed):
 
 class _WebDataset(_Typed):
     def _rows(self, skipped: Skipped) -> Iterator[tuple[Row, int]]:
-        sample: dict[str, Any] = {}
-        size = 0
+        sample: _Sample | None = None
         try:
             with open(self._part.file, "rb") as file, open_tar(file) as archive:
                 for member in archive:
-                    path = inner_path(member.name) if member.isreg() else ""
-                    if not path:
+                    if not member.isreg():
+                        continue
+                    path = inner_path(member.name)
+                    why = OUTSIDE if not path else _no_name(path)
+                    if why:
+                        skipped.append((f"{self._part.file}/{member.name}", why))
                         continue
                     key, ending = _split(path)
-                    if sample and key != sample["__key__"]:
-                        yield sample, size
-                        sample, size = {}, 0
-                    sample.setdefault("__key__", key)
-                    size += self._add(sample, archive, member, path, ending, skipped)
+                    if sample is not None and key != sample.key:
+                        yield sample.row()
+                        sample = None
+                    if sample is None:
+                        sample = _Sample(key, self._part.file, skipped)
+                    sample.add(archive, member, path, ending)
         except ERRORS as error:
-            if sample:
-                yield sample, size
             raise BrokenPart(f"{self._part.file}: {first_line(error)}") from error
-        if sample:
-            yield sample, size
+        if sample is not None:
+            yield sample.row()
 
-    def _add(
-        self,
-        sample: dict[str, Any],
-        archive: Any,
-        member: Any,
-        path: str,
-        ending: str,
-        skipped: Skipped,
-    ) -> int:
-        """Put a member into its sample; about how many bytes it takes there."""
-        where = f"{self._part.file}/{path}"
+
+class _Sample:
+    """Members of a tar that follow each other and have one key.
+
+    Args:
+        key: The path in the tar up to the first dot of the name.
+        file: The tar.
+        skipped: Gets what is broken.
+    """
+
+    def __init__(self, key: str, file: str, skipped: Skipped) -> None:
+        self.key = key
+        self._file = file
+        self._skipped = skipped
+        self._of_tar: dict[str, Any] = {"__key__": key}
+        self._of_json: dict[str, Any] = {}
+        self._size = len(key)
+
+    def add(self, archive: Any, member: Any, path: str, ending: str) -> None:
+        """Take a member in."""
+        where = f"{self._file}/{path}"
         if f".{ending}" in IMAGE_SUFFIXES:
-            sample.setdefault("image", where)
-            return len(where)
-        if ending not in (*TEXT_MEMBERS, "json"):
-            return 0
-        if member.size > LONGEST_ROW:
-            skipped.append((where, f"more than {LONGEST_ROW:,} bytes"))
-            return 0
-        data = archive.content(member)
-        if ending != "json":
-            sample[ending] = data.decode("utf-8", "replace").rstrip("\r\n")
-            return len(data)
-        fields = _object(data, where, skipped) or {}
-        for name, value in fields.items():
-            # What the tar itself says of a sample stands above what is written in it.
-            sample.setdefault(name, value)
-        return len(data)
+            if "image" in self._of_tar:
+                self._skipped.append((where, "a second image of its sample"))
+            self._of_tar.setdefault("image", where)
+            self._size += len(where)
+        elif ending in (*TEXT_MEMBERS, "json"):
+            if member.size > LONGEST_ROW:
+                self._skipped.append((where, f"more than {LONGEST_ROW:,} bytes"))
+                return
+            data = archive.content(member)
+            self._size += len(data)
+            if ending == "json":
+                self._of_json.update(_object(data, where, self._skipped) or {})
+            else:
+                self._of_tar[ending] = data.decode("utf-8", "replace").rstrip("\r\n")
+
+    def row(self) -> tuple[Row, int]:
+        """All of them together, and about how many bytes they take."""
+        return {**self._of_tar, **self._of_json, **self._of_tar}, self._size
+
+
+def _no_name(path: str) -> str:
+    """Why a path cannot stand in a table; empty when it can."""
+    try:
+        path.encode("utf-8")
+    except UnicodeEncodeError:
+        return "its name is not UTF-8"
+    return ""
 
 
 def _object(data: bytes, where: str, skipped: Skipped) -> dict[str, Any] | None:
     try:
         value = json.loads(data)
-        if b"\\ud" in data or b"\\uD" in data:  # half a character, which no other format can hold
+        if _HALF.search(data):
             text = json.dumps(value, ensure_ascii=False)
             value = json.loads(text.encode("utf-8", "replace"))
     except (ValueError, RecursionError) as error:
@@ -288,21 +412,36 @@ def _chunks(rows: Iterator[tuple[Row, int]]) -> Iterator[list[Row]]:
     for row, bytes_of_row in rows:
         held.append(row)
         size += bytes_of_row
-        if len(held) >= BATCH_ROWS or size >= BATCH_BYTES:
+        if len(held) >= BATCH_ROWS or size >= _CHUNK_BYTES:
             yield held
             held, size = [], 0
     if held:
         yield held
 
 
+_NO_TYPE = (ValueError, TypeError, OverflowError)
+"""What Arrow raises where values have no type in common, or not the one that is asked for."""
+
+
 def _type_of(values: list[Any]) -> pa.DataType | None:
-    """The type of values of a column; None when they are mixed."""
+    """The type of values of a column; None when they are mixed, or Parquet has none for them."""
     import pyarrow as pa
 
     try:
-        return pa.array(values).type
-    except (pa.ArrowException, ValueError, TypeError, OverflowError):
+        kind = pa.array(values).type
+    except _NO_TYPE:
         return None
+    return kind if _has_place(kind) else None
+
+
+def _has_place(kind: pa.DataType) -> bool:
+    """Whether Parquet can hold a type: objects without any field it cannot."""
+    import pyarrow as pa
+
+    if not pa.types.is_nested(kind):
+        return True
+    inner = [kind.field(place).type for place in range(kind.num_fields)]
+    return bool(inner) and all(map(_has_place, inner))
 
 
 def _text_of(value: Any) -> str | None:
@@ -325,7 +464,46 @@ def _together(first: pa.DataType | None, second: pa.DataType | None) -> pa.DataT
 
 
 def _opened(file: str) -> Any:
-    return gzip.open(file, "rb") if file.lower().endswith(".gz") else open(file, "rb")
+    """A file as a buffered stream of what it holds."""
+    if file.lower().endswith(".gz"):
+        return io.BufferedReader(gzip.open(file, "rb"), _PIECE)
+    return open(file, "rb", buffering=_PIECE)
+
+
+def _refuse_utf16(start: bytes) -> None:
+    if start.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise ValueError("it is UTF-16; save it as UTF-8")
+
+
+def _not_utf8(batch: pa.RecordBatch, *, are_bytes_text: bool = False) -> list[int]:
+    """Rows with a text that is not UTF-8."""
+    import pyarrow as pa
+
+    kinds = pa.types
+    broken = set()
+    for column in batch.columns:
+        if kinds.is_dictionary(column.type):
+            column = column.dictionary_decode()
+        if kinds.is_string(column.type):
+            column = column.view(pa.binary())
+        elif kinds.is_large_string(column.type):
+            column = column.view(pa.large_binary())
+        elif kinds.is_string_view(column.type):
+            column = column.view(pa.binary_view())
+        elif not (are_bytes_text and kinds.is_binary(column.type)):
+            continue
+        for place, value in enumerate(column.to_pylist()):
+            try:
+                (value or b"").decode("utf-8")
+            except UnicodeDecodeError:
+                broken.add(place)
+    return sorted(broken)
+
+
+def _without(batch: pa.RecordBatch, rows: list[int]) -> pa.RecordBatch:
+    """A batch without some of its rows."""
+    gone = set(rows)
+    return batch.take([place for place in range(batch.num_rows) if place not in gone])
 
 
 def _split(path: str) -> tuple[str, str]:

@@ -5,50 +5,71 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import queue
 import signal
 import sys
-from typing import Any
+import threading
+import traceback
+from typing import Any, BinaryIO
 
 from annotary.errors import AnnotaryError
 
 
 def main() -> None:
     """Take a step and a folder from standard input, then parts, and answer what came of each on standard output."""
-    from annotary.curation.steps import do_part
-
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C is for the one that started us, which ends us
+    # Ctrl-C is for the one that started us, which ends us.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     tasks = sys.stdin.buffer
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints must not stand between the answers
-    with contextlib.suppress(ImportError):
-        import pyarrow
 
-        pyarrow.set_cpu_count(1)
-        pyarrow.set_io_thread_count(1)
-    step, folder = pickle.load(tasks)
-    while True:
-        try:
-            part = pickle.load(tasks)
-        except EOFError:  # the one that started us is at its end, or gone
-            return
-        try:
-            answer: tuple[str, Any] = ("done", do_part(step, part, folder))
-        except AnnotaryError as error:
-            answer = ("error", _plain(error))
-        pickle.dump(answer, answers)
+    def answer(kind: str, outcome: Any) -> None:
+        pickle.dump((kind, outcome), answers)
         answers.flush()
+
+    try:
+        from annotary.curation.steps import do_part
+
+        with contextlib.suppress(ImportError):
+            import pyarrow
+
+            pyarrow.set_cpu_count(1)
+            pyarrow.set_io_thread_count(1)
+        step, folder = pickle.load(tasks)
+        parts: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        threading.Thread(target=_listen, args=(tasks, parts), daemon=True).start()
+        while True:
+            part = parts.get()
+            try:
+                answer("done", do_part(step, part, folder))
+            except AnnotaryError as error:
+                answer("error", _plain(error))
+    except Exception as error:  # noqa: BLE001 - it is raised again by the one that started us
+        answer("bug", (_copy(error), traceback.format_exc()))
+
+
+def _listen(tasks: BinaryIO, parts: queue.SimpleQueue[Any]) -> None:
+    """Take parts until the one that started us is at its end, or gone; then nobody waits for the part at hand."""
+    try:
+        while True:
+            parts.put(pickle.load(tasks))
+    finally:
+        os._exit(0)
 
 
 def _plain(error: AnnotaryError) -> AnnotaryError:
     """An error that can go to another process: those with arguments of their own are told as their parent."""
+    copy = _copy(error)
+    return copy if isinstance(copy, AnnotaryError) else AnnotaryError(str(error))
+
+
+def _copy(error: Exception) -> Exception | None:
+    """An error, if it is the same in another process."""
     try:
-        copy = pickle.loads(pickle.dumps(error))
-        assert str(copy) == str(error)
+        copy: Exception = pickle.loads(pickle.dumps(error))
+        return copy if str(copy) == str(error) else None
     except Exception:  # noqa: BLE001 - whatever cannot be copied
-        return AnnotaryError(str(error))
-    return error
+        return None
 
 
 if __name__ == "__main__":

@@ -16,16 +16,18 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self
 
 from annotary.curation.tables import BrokenPart, Part, first_line
-from annotary.errors import OutputError, UsageError
+from annotary.errors import MissingExtra, OutputError, UsageError
 from annotary.records import Failure, to_line
 from annotary.runtime import available_cores
 from annotary.sinks import write_atomically
+from annotary.sinks._atomic import replacing
 from annotary.sources._paths import reason
 from annotary.sources._shard import Shard
 
@@ -91,7 +93,8 @@ class Tally:
         for where, why in skipped[:MOST_LISTED]:
             self.failures.append(Failure.of(where, BrokenPart(why)))
         if len(skipped) > MOST_LISTED:
-            where, more = skipped[0][0].rpartition(":")[0], len(skipped) - MOST_LISTED
+            where, more = skipped[0][0], len(skipped) - MOST_LISTED
+            where = where.rpartition(":")[0] or where
             self.failures.append(Failure.of(where, BrokenPart(f"and {more:,} more broken rows")))
 
     def add(self, other: Tally) -> None:
@@ -136,6 +139,8 @@ class StepOptions:
         if self.workers is not None and self.workers < 1:
             raise ValueError(f"workers must be at least 1, but got {self.workers}")
         Shard.of(self.shard)
+        if self.shard is not None and self.on_existing == "overwrite":
+            raise ValueError("shard cannot be with overwrite, which throws away what others write")
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,33 +203,29 @@ def run_step(
     state.refuse_strangers(parts)
     shard = Shard.of(options.shard)
     tallies = {part.name: state.tally_of(part) for part in parts}
-    done_before = sum(tally is not None for tally in tallies.values())
     left = [part for part in parts if tallies[part.name] is None and shard.has(part.name)]
+    done_before = sum(tally is not None for tally in tallies.values())
+    done = done_before
     failed: dict[str, Failure] = {}
 
     def finish(part: Part, outcome: Tally | Failure) -> None:
+        nonlocal done
+        if isinstance(outcome, Failure):
+            outcome = state.fail(part, outcome)
         if isinstance(outcome, Failure):
             failed[part.name] = outcome
             outcome = Tally(failures=[outcome])
         else:
             tallies[part.name] = outcome
+        done += 1
         if on_part is not None:
-            on_part(sum(tally is not None for tally in tallies.values()) + len(failed), outcome)
+            on_part(done, outcome)
 
     prepare = getattr(step, "prepare", None)
     if left and prepare is not None:
         prepare(folder)
     execute(step, left, folder, options, finish)
-    done = {name: tally for name, tally in tallies.items() if tally is not None}
-    total = Tally()
-    for tally in done.values():
-        total.add(tally)
-    total.failures += failed.values()
-    missing = len(parts) - len(done) - len(failed)
-    seconds = time.monotonic() - started
-    result = StepResult(folder, done, total, tuple(failed), missing, done_before, seconds)
-    state.report(result)
-    return result
+    return state.report(parts, tallies, failed, done_before, started)
 
 
 def take_folder(step: Step, folder: Path, options: StepOptions) -> None:
@@ -273,8 +274,12 @@ def do_part(step: Step, part: Part, folder: Path) -> Tally | Failure:
     try:
         signature = part.signature
         tally = step.run(part, target)
+    except MissingExtra:
+        raise
     except (BrokenPart, UsageError) as error:  # such as a column that only this part lacks
         return Failure.of(part.file, error)
+    except MemoryError:
+        return Failure.of(part.file, BrokenPart("there is not enough memory for it"))
     note = {
         "file": os.path.abspath(part.file),  # noqa: PTH100 - a link stays what it is
         "groups": part.groups,
@@ -282,7 +287,7 @@ def do_part(step: Step, part: Part, folder: Path) -> Tally | Failure:
         "size": target.stat().st_size if target.exists() else None,
         "tally": tally.to_json(),
     }
-    write_atomically(_note_of(folder, part.name), json.dumps(note, ensure_ascii=False))
+    write_atomically(_note_of(folder, part.name), _json(note))
     return tally
 
 
@@ -305,7 +310,7 @@ def read_report(folder: Path) -> dict[str, Any]:
 def add_to_report(folder: Path, told: Mapping[str, Any]) -> None:
     """Put more into the report of a step, such as what is known only when all parts are done."""
     report = {**read_report(folder), **told}
-    write_atomically(folder / REPORT, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+    write_atomically(folder / REPORT, _json(report, indent=1) + "\n")
 
 
 class _State:
@@ -324,21 +329,20 @@ class _State:
             json.dumps({"step": step.name, "settings": step.settings(), "layout": 1})
         )
         place = folder / STATE / "settings.json"
-        try:
+        with _writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            known = self._known(place)
-            # What is below `_state` alone was put there for this step, such as a sample.
-            if known is None and any(path.name != STATE for path in folder.iterdir()):
+            is_ours = place.exists()
+            if not is_ours and any(map(_is_foreign, folder.iterdir())):
                 raise OutputError(
                     f"{folder} holds something else; choose an empty or a new folder as --output"
                 )
-            if known is not None and options.on_existing == "overwrite":
+            if is_ours and options.on_existing == "overwrite":
                 _throw_away(folder)
-            elif known is not None and known != self._settings:
+            known = self._known(place)
+            if known is None:
+                write_atomically(place, _json(self._settings, indent=1))
+            elif known != self._settings:
                 raise OutputError(_told_changes(folder, known, self._settings))
-            write_atomically(place, json.dumps(self._settings, indent=1, ensure_ascii=False))
-        except OSError as error:
-            raise OutputError(f"cannot write {folder}: {reason(error)}") from error
 
     def tally_of(self, part: Part) -> Tally | None:
         """What happened to a part, if it is done and its table has not changed since."""
@@ -373,35 +377,128 @@ class _State:
                 " choose another --output, or say --on-existing overwrite"
             )
 
-    def report(self, result: StepResult) -> None:
-        """Write the report and the list of failures."""
-        total = result.total
-        report = {
-            **self._settings,
-            "parts": len(result.tallies),
-            "parts_failed": list(result.failed),
-            "parts_missing": result.missing,
-            "rows_in": total.rows_in,
-            "rows_out": total.rows_out,
-            "dropped": dict(sorted(total.dropped.items(), key=lambda one: (-one[1], one[0]))),
-            **total.beside,
-        }
-        text = json.dumps(report, indent=1, ensure_ascii=False) + "\n"
-        write_atomically(self._folder / REPORT, text)
-        failures = self._folder / FAILURES
-        if total.failures:
-            write_atomically(failures, "".join(to_line(one) + "\n" for one in total.failures))
-        else:
-            failures.unlink(missing_ok=True)
+    def fail(self, part: Part, failure: Failure) -> Tally | Failure:
+        """Note that a part could not be done; what an older run had made of it is no more.
+
+        Returns:
+            The failure; or what happened to the part, if another process has done it meanwhile.
+        """
+        tally = self.tally_of(part)
+        if tally is not None:
+            return tally
+        with _writing(self._folder):
+            _note_of(self._folder, part.name).unlink(missing_ok=True)
+            (self._folder / f"{part.name}.parquet").unlink(missing_ok=True)
+        note = {"signature": _signature(part), "failure": failure.to_json()}
+        write_atomically(self._failure_of(part), _json(note))
+        return failure
+
+    def report(
+        self,
+        parts: Sequence[Part],
+        tallies: Mapping[str, Tally | None],
+        failed: Mapping[str, Failure],
+        done_before: int,
+        started: float,
+    ) -> StepResult:
+        """Write the report and the list of failures, of all that is done by now, also on other machines.
+
+        Args:
+            parts: All parts.
+            tallies: What happened to those that are known to be done.
+            failed: Those that this run could not do.
+            done_before: How many an earlier run has done.
+            started: When this one began, by the clock of `time.monotonic`.
+        """
+        # While the report is written nobody else can write it: the last who reads the notes finds them all.
+        with _writing(self._folder), replacing(self._folder / REPORT) as file:
+            done, bad, total = {}, {}, Tally()
+            for part in parts:
+                tally = tallies[part.name]
+                failure = failed.get(part.name)
+                if tally is None and failure is None:
+                    tally, failure = self.tally_of(part), self._known_failure(part)
+                if tally is not None:
+                    done[part.name] = tally
+                    total.add(tally)
+                elif failure is not None:
+                    bad[part.name] = failure
+            total.failures += bad.values()
+            missing = len(parts) - len(done) - len(bad)
+            report = {
+                **self._settings,
+                "parts": len(done),
+                "parts_failed": list(bad),
+                "parts_missing": missing,
+                "rows_in": total.rows_in,
+                "rows_out": total.rows_out,
+                "dropped": dict(sorted(total.dropped.items(), key=lambda one: (-one[1], one[0]))),
+                **total.beside,
+            }
+            file.write((_json(report, indent=1) + "\n").encode("utf-8"))
+            failures = self._folder / FAILURES
+            if total.failures:
+                write_atomically(failures, "".join(to_line(one) + "\n" for one in total.failures))
+            else:
+                failures.unlink(missing_ok=True)
+        seconds = time.monotonic() - started
+        return StepResult(self._folder, done, total, tuple(bad), missing, done_before, seconds)
+
+    def _failure_of(self, part: Part) -> Path:
+        return self._folder / STATE / "failed" / f"{part.name}.json"
+
+    def _known_failure(self, part: Part) -> Failure | None:
+        """Why another machine could not do a part, if it has tried."""
+        try:
+            note = json.loads(self._failure_of(part).read_text(encoding="utf-8"))
+            return (
+                Failure.from_json(note["failure"])
+                if note["signature"] == _signature(part)
+                else None
+            )
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
 
     def _known(self, place: Path) -> Any:
         """The settings of an earlier run, or None."""
         try:
-            return json.loads(place.read_text(encoding="utf-8"))
+            known = json.loads(place.read_text(encoding="utf-8"))
+            if isinstance(known, dict):
+                return known
         except FileNotFoundError:
             return None
-        except ValueError as error:
-            raise OutputError(f"{place} is damaged; say --on-existing overwrite") from error
+        except ValueError:
+            pass
+        raise OutputError(f"{place} is damaged; say --on-existing overwrite")
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"cannot write {folder}: {reason(error)}") from error
+
+
+def _json(value: Any, indent: int | None = None) -> str:
+    """JSON that can be read by people, and holds names of files that are not UTF-8."""
+    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _signature(part: Part) -> list[int] | None:
+    try:
+        return part.signature
+    except BrokenPart:
+        return None
+
+
+def _is_foreign(path: Path) -> bool:
+    """Whether something is there that is none of ours.
+
+    What is below `_state` alone was put there for the step, such as a sample, or by another process just now.
+    """
+    return path.name != STATE and not path.name.startswith(".")
 
 
 def _note_of(folder: Path, name: str) -> Path:
@@ -420,9 +517,11 @@ def _throw_away(folder: Path) -> None:
 def _check_apart(parts: Sequence[Part], folder: Path) -> None:
     """Refuse to write where is read from."""
     place = folder.resolve()
-    for part in parts:
-        if Path(part.file).resolve().parent == place:
-            raise UsageError(f"{folder} holds the tables that are read; choose another --output")
+    for read in {Path(part.file).parent for part in parts}:
+        if place in (read.resolve(), *read.resolve().parents):
+            raise UsageError(
+                f"{folder} holds tables that are read; choose an --output beside the inputs, not in them"
+            )
 
 
 def _told_changes(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> str:

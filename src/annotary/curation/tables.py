@@ -7,9 +7,12 @@ pyarrow.
 
 from __future__ import annotations
 
+import csv
+import hashlib
 import os
+import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from types import TracebackType
@@ -45,7 +48,8 @@ BATCH_BYTES = 64 * 1024 * 1024
 GROUP_ROWS = 131_072
 """Rows of a group in what is written."""
 
-_MOST_TABLES = 1_000_000
+_MOST_PARTS = 1_000_000
+_LONGEST_NAME = 200  # bytes; with its suffix, most file systems take 255
 _CUT_FROM = 16 * 1024 * 1024  # bytes of a file that may hold so many rows
 _PAGES = 1024 * 1024  # bytes of a file that are buffered, in the place of a whole group of rows
 
@@ -94,16 +98,17 @@ def find_parts(paths: Sequence[str | os.PathLike[str]]) -> list[Part]:
     arrow()
     named: dict[str, str] = {}
     parts = []
-    for file, name in _tables(paths):
+    for part in (part for file, name in _tables(paths) for part in _cut(file, _safe(name))):
         # Names of file systems that ignore case would collide as well.
-        other = named.setdefault(name.casefold(), file)
-        if other != file:
+        other = named.setdefault(part.name.casefold(), part.file)
+        if other != part.file:
             raise UsageError(
-                f"{other} and {file} would both be written as {name}.parquet; name the folder that holds both"
+                f"{other} and {part.file} would both be written as {part.name}.parquet;"
+                " rename one, or name the folder that holds both"
             )
-        if len(named) > _MOST_TABLES:
-            raise UsageError(f"these are more than {_MOST_TABLES:,} tables")
-        parts += _cut(file, name)
+        if len(named) > _MOST_PARTS:
+            raise UsageError(f"these are more than {_MOST_PARTS:,} parts; name fewer tables")
+        parts.append(part)
     if not parts:
         told = ", ".join(os.fspath(path) for path in paths[:3])
         raise NothingToDo(f"no table in {told}; tables end in {', '.join(SUFFIXES)}")
@@ -231,38 +236,60 @@ class PartWriter:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        try:
-            if kind is None:
-                self._flush()
-                self._writer.close()
-        except BaseException as failed:
-            self._stack.__exit__(type(failed), failed, failed.__traceback__)
-            raise
-        try:
-            self._stack.__exit__(kind, error, traceback)
-        except OSError as failed:
-            raise OutputError(f"cannot write {self.path}: {reason(failed)}") from failed
+        with self._told():
+            try:
+                if kind is None:
+                    self._flush()
+                    self._writer.close()
+            except BaseException as failed:
+                self._give_up(failed)
+                raise
+            if error is None:
+                self._stack.close()
+            else:
+                self._give_up(error)
 
     def _flush(self) -> None:
         import pyarrow as pa
         from pyarrow import parquet
 
         schema = pa.schema([]) if self._schema is None else self._schema
-        try:
+        with self._told():
             if self._writer is None:
                 file = self._stack.enter_context(replacing(self.path))
                 # Level 1 of zstd makes files a third smaller than snappy, at about its speed. Texts seldom repeat, so
                 # a dictionary of them is time lost; of ids of entries they are short, and packed without one.
                 self._writer = parquet.ParquetWriter(
-                    file, schema, compression="zstd", compression_level=1, use_dictionary=False
+                    file,
+                    schema,
+                    compression="zstd",
+                    compression_level=1,
+                    use_dictionary=False,
+                    write_page_checksum=True,
                 )
             if self._held_rows:
                 table = pa.Table.from_batches(self._held, schema)
-                self._writer.write_table(table, row_group_size=GROUP_ROWS)
-        except OSError as failed:
-            raise OutputError(f"cannot write {self.path}: {reason(failed)}") from failed
+                self._writer.write_table(table, row_group_size=self._held_rows)
         self._held = []
         self._held_rows = self._held_bytes = 0
+
+    def _give_up(self, error: BaseException) -> None:
+        """Leave nothing behind."""
+        if self._writer is not None:
+            # Else it writes the end of the file when it is thrown away, which nobody is there to hear fail.
+            self._writer.is_open = False
+        self._stack.__exit__(type(error), error, error.__traceback__)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise OutputError(f"cannot write {self.path}: {reason(error)}") from error
+
+
+_DAMAGE = (OSError, ValueError, EOFError, OverflowError, csv.Error, zlib.error)
+"""What damaged files lead to, beside errors of Arrow."""
 
 
 class told:  # noqa: N801 - it reads as a statement: with told(part)
@@ -288,7 +315,7 @@ class told:  # noqa: N801 - it reads as a statement: with told(part)
             return
         if isinstance(error, OSError) and error.strerror:
             raise BrokenPart(f"{self._part.file}: {reason(error)}") from error
-        if isinstance(error, (OSError, ValueError, EOFError, arrow().ArrowException)):
+        if isinstance(error, (*_DAMAGE, arrow().ArrowException)):
             raise BrokenPart(f"{self._part.file}: {first_line(error)}") from error
 
 
@@ -360,6 +387,17 @@ def _stem(name: str) -> str:
     return name[: -len(_suffix(name) or "")] or name
 
 
+def _safe(name: str) -> str:
+    """A name that a file can have, and that is no hidden one."""
+    if name.startswith(("_", ".")):
+        name = f"table{name}"
+    data = os.fsencode(name)
+    if len(data) <= _LONGEST_NAME:
+        return name
+    digest = hashlib.blake2b(data, digest_size=8).hexdigest()
+    return f"{data[: _LONGEST_NAME - 40].decode('utf-8', 'ignore')}-{digest}"
+
+
 def _cut(file: str, name: str) -> list[Part]:
     """The parts of a table."""
     form = SUFFIXES[_suffix(file) or ""]
@@ -392,4 +430,10 @@ def open_parquet(file: str) -> Any:
     """A Parquet file that is read page by page: else a whole group, which may be all, is read at once."""
     from pyarrow import parquet
 
-    return parquet.ParquetFile(file, buffer_size=_PAGES, pre_buffer=False, memory_map=False)
+    return parquet.ParquetFile(
+        file,
+        buffer_size=_PAGES,
+        pre_buffer=False,
+        memory_map=False,
+        page_checksum_verification=True,  # of pages that have one
+    )
