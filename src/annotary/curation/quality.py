@@ -462,6 +462,8 @@ def _check_columns(parts: Sequence[Part], step: QualityStep) -> None:
             schema = Rows(part).schema
         except BrokenPart:  # the run lists it
             continue
+        if step.keep_dropped:
+            _with_dropped(schema, part.file)
         if step.limits.ask_texts:
             _text_column(part, schema, step.text_column)
         if step.limits.ask_images and step.measured is None:
