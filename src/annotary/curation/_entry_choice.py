@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import string
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from heapq import nsmallest
 from itertools import islice
 from typing import Any, Literal, NamedTuple, TypeAlias
 
+from annotary.curation._frequencies import has_line_break
 from annotary.curation.entries import LANGUAGES_WITHOUT_SPACES
 from annotary.curation.entry_index import EntryIndex
 
@@ -56,13 +57,11 @@ class Candidate(NamedTuple):
         rank: The lowest come first, and of equal ones the first by code points.
         text: The entry.
         count: Of it.
-        why: Why it is none; "" if it may be one.
     """
 
     rank: tuple[float, ...]
     text: str
     count: int | None  # type: ignore[assignment]
-    why: str = ""
 
 
 class Chosen:
@@ -90,6 +89,7 @@ class Chosen:
         self,
         letter: Source,
         candidates: Iterable[Candidate],
+        below: Mapping[str, int] | None = None,
         most: Callable[[], int | None] = lambda: None,
         held: int = 0,
     ) -> dict[str, Any]:
@@ -98,6 +98,8 @@ class Chosen:
         Args:
             letter: The source.
             candidates: In any order.
+            below: What was below the limits of the source and so is no candidate, when all of them were taken: why, and
+                how many.
             most: How many entries there may be, asked when all candidates were seen; None for any number.
             held: More than this many will never be taken; 0 for any number.
 
@@ -108,12 +110,12 @@ class Chosen:
         dropped: Counter[str] = Counter()
         dead: list[Candidate] = []
         texts = 0
-        for candidate, is_dead in self._judged(candidates):
+        for candidate, why, is_dead in self._judged(candidates):
             texts += 1
             if is_dead:
                 dead.append(candidate)
-            if candidate.why:
-                dropped[candidate.why] += 1
+            if why:
+                dropped[why] += 1
                 continue
             other = best.get(candidate.text)
             if other is not None:
@@ -129,19 +131,21 @@ class Chosen:
             dropped[BEYOND] += len(chosen) - limit
             chosen = chosen[:limit]
         self._add(letter, chosen, dead)
+        dropped.update(below or {})
+        texts += sum((below or {}).values())
         return {"texts": texts, "entries": len(chosen), "dropped": dict(sorted(dropped.items()))}
 
-    def _judged(self, candidates: Iterable[Candidate]) -> Iterator[tuple[Candidate, bool]]:
-        """Candidates with why they can be no entries, and whether it is for this alone that they never match."""
+    def _judged(self, candidates: Iterable[Candidate]) -> Iterator[tuple[Candidate, str, bool]]:
+        """Candidates, why each can be no entry ("" if it can), and whether it is fit, but for never matching."""
         candidates = iter(candidates)
         while some := list(islice(candidates, _AT_ONCE)):
-            judged = [one._replace(why=one.why or self._unfit(one.text)) for one in some]
-            dead = self._never_matching([one.text for one in judged if not one.why])
-            for one in judged:
-                is_dead = not one.why and one.text in dead
-                if is_dead and not self._keeps_dead:
-                    one = one._replace(why=DEAD)
-                yield one, is_dead
+            unfit = [self._unfit(one.text) for one in some]
+            dead = self._never_matching(
+                [one.text for one, why in zip(some, unfit, strict=True) if not why]
+            )
+            for one, why in zip(some, unfit, strict=True):
+                is_dead = not why and one.text in dead
+                yield one, DEAD if is_dead and not self._keeps_dead else why, is_dead
 
     def _never_matching(self, texts: list[str]) -> set[str]:
         """Those of some texts that, as entries, no text could match."""
@@ -167,6 +171,6 @@ class Chosen:
             return "punctuation alone"
         if self._max_length and len(text) > self._max_length:
             return f"longer than {self._max_length} characters"
-        if text != text.strip() or len(text.splitlines()) > 1:
+        if text != text.strip() or has_line_break(text):
             return "white space at an end, or a line break"
         return "an entry already" if text in self._known else ""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import gzip
 import heapq
+import io
 import math
 import tempfile
 import zlib
@@ -42,6 +43,7 @@ _MOST_RUNS = 64  # files that are open at once
 _LONGEST_LINE = 1024 * 1024  # bytes
 _LOOKED_AT = 1000  # lines by which the columns of a file are told apart
 _COUNT_NAMES = frozenset({"count", "counts", "frequency", "freq", "n", "views", "pageviews"})
+_BUFFER = 256 * 1024
 _HOURLY = 4  # cells of a line of an hourly dump: project, title, views, bytes
 
 
@@ -295,19 +297,24 @@ def _told_rows(
         if len(cells) < 2 or not -len(cells) <= place < len(cells):
             malformed.add(path, number, "no count in it")
             continue
-        count = _whole(cells[place])
-        texts = [cell.strip() for i, cell in enumerate(cells) if i != place % len(cells)]
-        if words == 2 and len(texts) == 1:
-            texts = texts[0].split()
+        count = _whole(cells.pop(place))
+        texts = cells[0].split() if words == 2 and len(cells) == 1 else cells
         if count is None:
-            malformed.add(path, number, f"the count is no whole number from 1 on: {cells[place]!r}")
+            malformed.add(path, number, "the count is no whole number from 1 to 2^63 - 1")
         elif len(texts) != words:
             wanted = "one text and a count" if words == 1 else "two words and a count"
             malformed.add(path, number, f"not {wanted}")
-        elif any(len(text.splitlines()) > 1 or (words == 2 and BETWEEN in text) for text in texts):
-            malformed.add(path, number, "a line break or TAB in it")
         else:
-            yield Row(number, tuple(texts), count)
+            row = Row(number, tuple([text.strip() for text in texts]), count)
+            if [text for text in row.texts if has_line_break(text) or BETWEEN in text]:
+                malformed.add(path, number, "a line break or TAB in it")
+            else:
+                yield row
+
+
+def has_line_break(text: str) -> bool:
+    """Whether a text would be cut by any reader of lines."""
+    return not text.isprintable() and len(text.splitlines()) > 1
 
 
 def _count_place(rows: Sequence[list[str]]) -> tuple[int, bool]:
@@ -331,7 +338,8 @@ def _whole(text: str) -> int | None:
     text = text.strip()
     if not (text.isascii() and text.isdecimal() and len(text) < 20):
         return None
-    return int(text) if 0 < int(text) <= MOST_COUNT else None
+    count = int(text)
+    return count if 0 < count <= MOST_COUNT else None
 
 
 def _is_csv(path: Path) -> bool:
@@ -394,7 +402,7 @@ def _opened(path: Path) -> BinaryIO:
     file = path.open("rb")
     is_packed = file.read(2) == b"\x1f\x8b"
     file.seek(0)
-    return cast(BinaryIO, _Unpacked(file)) if is_packed else file
+    return io.BufferedReader(_Unpacked(file), _BUFFER) if is_packed else file
 
 
 class _Unpacked(gzip.GzipFile):

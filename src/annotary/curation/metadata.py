@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -336,17 +336,20 @@ class _Building:
     def _take_words(self, words: Counts, reading: _Reading, *, needs_all: bool) -> WordCounts:
         """Entries that are words; gives the counts of all words, or only their sums if not all are needed."""
         known, least = WordCounts(), self._rules.unigram_count
+        below: Counter[str] = Counter()
 
         def candidates() -> Iterator[Candidate]:
             for word, count in _in_range(words):
                 known.add(word if needs_all else None, count)
-                why = f"count below {least}" if count < least else ""
-                yield Candidate((-count,), word, count, why)
+                if count < least:
+                    below[f"count below {least}"] += 1
+                else:
+                    yield Candidate((-count,), word, count)
 
         def most() -> int | None:
             return _least(self._options.max_unigrams, self._rules.unigram_share * known.distinct)
 
-        self._take("u", reading, candidates(), most, self._options.max_unigrams)
+        self._take("u", reading, candidates(), below, most, self._options.max_unigrams)
         if needs_all:
             known.freeze()
         self._report["unigrams"]["sum_of_counts"] = known.total
@@ -355,25 +358,28 @@ class _Building:
     def _take_pairs(self, pairs: Counts, known: WordCounts, reading: _Reading) -> None:
         """Entries that are pairs of words."""
         least = self._options.bigram_pmi
+        below: Counter[str] = Counter()
         space = "" if self._rules.language in LANGUAGES_WITHOUT_SPACES else " "
         most = _least(self._options.max_bigrams, self._rules.bigram_share * known.distinct)
 
         def candidates() -> Iterator[Candidate]:
             for pair, count, score in _frequencies.pairs_with_pmi(_in_range(pairs), known):
-                why = ""
                 if score < least:
-                    why = "a word without a count" if score == -math.inf else f"PMI below {least:g}"
+                    is_unknown = score == -math.inf
+                    below["a word without a count" if is_unknown else f"PMI below {least:g}"] += 1
+                    continue
                 # The last bits of a logarithm differ between machines, and must not decide the order.
                 rank = (-round(score, 9), -count)
-                yield Candidate(rank, pair.replace(BETWEEN, space), count, why)
+                yield Candidate(rank, pair.replace(BETWEEN, space), count)
 
-        self._take("b", reading, candidates(), lambda: most, self._options.max_bigrams)
+        self._take("b", reading, candidates(), below, lambda: most, self._options.max_bigrams)
         highest = math.log2(known.total) if known.total else 0.0
         self._report["bigrams"]["highest_possible_pmi"] = round(highest, 3)
 
     def _take_titles(self) -> None:
         """Entries that are titles."""
         least, distinct = self._rules.title_views, 0
+        below: Counter[str] = Counter()
         self._on_source("titles")
         reading = _Reading(list(map(str, self._sources.titles)))
         with Counts() as views:
@@ -390,13 +396,15 @@ class _Building:
                 nonlocal distinct
                 for title, count in _in_range(views):
                     distinct += 1
-                    why = f"views below {least}" if count < least else ""
-                    yield Candidate((-count,), title, count, why)
+                    if count < least:
+                        below[f"views below {least}"] += 1
+                    else:
+                        yield Candidate((-count,), title, count)
 
             def most() -> int | None:
                 return _least(self._options.max_titles, self._rules.title_share * distinct)
 
-            self._take("t", reading, candidates(), most, self._options.max_titles)
+            self._take("t", reading, candidates(), below, most, self._options.max_titles)
 
     def _title_left_out(self, row: _frequencies.Row, title: str) -> str:
         """Why a line is not counted; "" if it is."""
@@ -415,12 +423,13 @@ class _Building:
         letter: Source,
         reading: _Reading,
         candidates: Iterable[Candidate],
+        below: Mapping[str, int] | None = None,
         most: Callable[[], int | None] = lambda: None,
         held: int = 0,
     ) -> None:
         """Make entries of the best candidates of a source, as `Chosen.take` does, and report."""
         # What was read is complete only behind the last candidate.
-        found = self._chosen.take(letter, candidates, most, held)
+        found = self._chosen.take(letter, candidates, below, most, held)
         self._report[SOURCES[letter]] = {**reading.report(), **found}
 
 
