@@ -29,7 +29,7 @@ from annotary.curation._units import Bytes, Places, Units
 from annotary.curation.entries import Entries, language_rule
 from annotary.errors import UsageError
 
-CHUNK_BYTES: Final = 1 << 19
+CHUNK_BYTES: Final = 1 << 18
 """Texts are matched in chunks of about so many bytes, so that what is worked out between stays in the cache."""
 
 _FORMAT = 1
