@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -262,14 +263,16 @@ def test_rows_are_dropped_with_reasons_that_are_counted(tmp_path: Path) -> None:
 
 def test_dropped_rows_can_stay_with_their_reason(tmp_path: Path) -> None:
     result = filter_quality(
-        [pairs(tmp_path / "data")], tmp_path / "out", ALL, keep_dropped=True, steps=ONE
+        [pairs(tmp_path / "data")], tmp_path / "out", replace(ALL, keep_dropped=True), steps=ONE
     )
     rows = parquet.read_table(tmp_path / "out" / "pairs.parquet").to_pylist()
     assert {row["id"]: row["dropped"] for row in rows} == REASONS
     assert result.total.dropped == {}
     assert result.total.beside["marked unreadable image"] == 2
     with pytest.raises(UsageError, match="'dropped' already"):
-        filter_quality([tmp_path / "out"], tmp_path / "again", ALL, keep_dropped=True, steps=ONE)
+        filter_quality(
+            [tmp_path / "out"], tmp_path / "again", replace(ALL, keep_dropped=True), steps=ONE
+        )
 
 
 def test_texts_alone_read_no_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -299,7 +302,7 @@ def test_what_was_measured_serves_other_limits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     table, looks = pairs(tmp_path / "data"), tmp_path / "looks"
-    first = filter_quality([table], tmp_path / "first", ALL, measured=looks, steps=ONE)
+    first = filter_quality([table], tmp_path / "first", ALL, looks_folder=looks, steps=ONE)
     assert parquet.read_table(tmp_path / "first" / "pairs.parquet")["id"].to_pylist() == ["good"]
     assert parquet.read_table(looks / "pairs.parquet").num_rows == first.total.rows_in
 
@@ -308,7 +311,7 @@ def test_what_was_measured_serves_other_limits(
 
     monkeypatch.setattr("annotary.curation.looks.look_at", refuse)
     again = filter_quality(
-        [table], tmp_path / "again", QualityOptions(min_size=200), measured=looks, steps=ONE
+        [table], tmp_path / "again", QualityOptions(min_size=200), looks_folder=looks, steps=ONE
     )
     assert again.total.dropped == {SMALL: 1, UNREADABLE: 2}
 
@@ -416,21 +419,21 @@ def test_other_limits_are_not_mixed_in(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "more", "told"),
+    ("options", "told"),
     [
-        (QualityOptions(), {}, "nothing is asked"),
-        (QualityOptions(min_words=1), {"text_column": "words"}, "no column 'words'"),
-        (QualityOptions(min_words=1), {"text_column": "id"}, "not text"),
-        (QualityOptions(min_size=1), {}, "--image-column"),
-        (QualityOptions(min_words=1), {}, "--text-column"),
+        (QualityOptions(), "nothing is asked"),
+        (QualityOptions(min_words=1, text_column="words"), "no column 'words'"),
+        (QualityOptions(min_words=1, text_column="id"), "not text"),
+        (QualityOptions(min_size=1), "--image-column"),
+        (QualityOptions(min_words=1), "--text-column"),
     ],
 )
 def test_what_cannot_be_done_is_told_before_anything_is(
-    tmp_path: Path, options: QualityOptions, more: dict[str, Any], told: str
+    tmp_path: Path, options: QualityOptions, told: str
 ) -> None:
     table = written(tmp_path / "t.parquet", [{"id": 1, "number": 2.0}])
     with pytest.raises(UsageError, match=told):
-        filter_quality([table], tmp_path / "out", options, steps=ONE, **more)
+        filter_quality([table], tmp_path / "out", options, steps=ONE)
     assert not (tmp_path / "out").exists()
 
 
@@ -450,7 +453,7 @@ def test_broken_rows_are_counted_and_looks_stay_in_step(tmp_path: Path) -> None:
     for measured in (None, tmp_path / "looks"):
         folder = tmp_path / f"out-{measured is None}"
         options = QualityOptions(min_size=200)
-        result = filter_quality([table], folder, options, measured=measured, steps=ONE)
+        result = filter_quality([table], folder, options, looks_folder=measured, steps=ONE)
         assert result.total.dropped == {SMALL: 1, "broken row": 1}
         assert parquet.read_table(folder / "lines.parquet")["image"].to_pylist() == ["good.jpg"]
 

@@ -21,16 +21,6 @@ from annotary.sources import SourceOptions
 )
 @tables_argument
 @click.option(
-    "--text-column",
-    metavar="NAME",
-    help="Column with the texts; the first with a usual name otherwise.",
-)
-@click.option(
-    "--keep-dropped",
-    is_flag=True,
-    help="Keep all rows, with the reason in a column `dropped` that is empty where there is none.",
-)
-@click.option(
     "--looks",
     type=click.Path(path_type=Path),
     metavar="DIR",
@@ -66,11 +56,9 @@ def _quality(tables: tuple[str, ...], values: dict[str, Any]) -> int:
             tables,
             values["output"],
             options,
+            steps,
             looks=looks,
-            measured=values["looks"],
-            text_column=values["text_column"],
-            keep_dropped=values["keep_dropped"],
-            steps=steps,
+            looks_folder=values["looks"],
             on_part=on_part,
         )
     marked = sum(rows for name, rows in result.total.beside.items() if name.startswith("marked "))

@@ -99,6 +99,13 @@ class QualityOptions:
     need_text: bool = False
     """Drop rows without text, also when nothing else is asked of it."""
 
+    text_column: str | None = field(default=None, metadata={"metavar": "NAME"})
+    """Column with the texts, or with lists of texts; otherwise the first with a usual name is taken, such as caption or
+    text."""
+
+    keep_dropped: bool = False
+    """Keep all rows, with the reason in a column `dropped` that is empty where there is none."""
+
     def __post_init__(self) -> None:
         if self.preset not in PRESETS:
             raise ValueError(f"preset must be one of {', '.join(PRESETS)}, but got {self.preset!r}")
@@ -412,12 +419,10 @@ def filter_quality(
     tables: Sequence[str | os.PathLike[str]],
     folder: Path,
     options: QualityOptions,
+    steps: StepOptions | None = None,
     *,
     looks: LooksStep | None = None,
-    measured: Path | None = None,
-    text_column: str | None = None,
-    keep_dropped: bool = False,
-    steps: StepOptions | None = None,
+    looks_folder: Path | None = None,
     on_part: OnPart | None = None,
 ) -> StepResult:
     """Write the pairs of tables that are good enough.
@@ -426,48 +431,47 @@ def filter_quality(
         tables: Tables, folders of them, names with braces.
         folder: Where it is written.
         options: What pairs must be like.
-        looks: How images are read and measured.
-        measured: A folder for what is measured of images. What it holds is not measured again, so that other limits can
-            be tried, and copies be found, without reading images anew.
-        text_column: The column with texts.
-        keep_dropped: Let rows stay, with the reason in a column `dropped`.
         steps: How the work is spread.
+        looks: How images are read and measured.
+        looks_folder: A folder for what is measured of images. What it holds is not measured again, so that other limits
+            can be tried, and copies be found, without reading images anew.
         on_part: Is told of each part as it is done.
 
     Raises:
         UsageError: Nothing is asked, there is no table, or one has no such columns.
         MissingExtra: pyarrow, or what tells languages, is not installed.
     """
-    limits = options.limits()
-    if not limits.ask_images and not limits.ask_texts:
-        raise UsageError("nothing is asked of the pairs; choose limits, or --preset basic")
+    looks, steps = looks or LooksStep(), steps or StepOptions()
     parts = find_parts(tables)
-    steps = steps or StepOptions()
-    looks = looks or LooksStep()
-    step = QualityStep(limits, looks, measured, text_column, keep_dropped)
-    _check_columns(parts, step)
-    if measured is not None and limits.ask_images:
-        run_step(looks, parts, measured, replace(steps, on_existing="continue"))
+    check_quality(parts, options, looks)
+    limits = options.limits()
+    if looks_folder is not None and limits.ask_images:
+        run_step(looks, parts, looks_folder, replace(steps, on_existing="continue"))
+    step = QualityStep(limits, looks, looks_folder, options.text_column, options.keep_dropped)
     return run_step(step, parts, folder, steps, on_part=on_part)
 
 
-def _check_columns(parts: Sequence[Part], step: QualityStep) -> None:
-    """See that the first part that can be read has the columns, before anything is done.
+def check_quality(parts: Sequence[Part], options: QualityOptions, looks: LooksStep) -> None:
+    """See that something is asked, and that the first part that can be read has the columns for it.
 
     Raises:
-        UsageError: It has not.
+        UsageError: It is not so.
+        MissingExtra: What tells languages is not installed.
     """
+    limits = options.limits()
+    if not limits.ask_images and not limits.ask_texts:
+        raise UsageError("nothing is asked of the pairs; choose limits, or --preset basic")
     for part in parts:
         try:
             schema = Rows(part).schema
         except BrokenPart:  # the run lists it
             continue
-        if step.keep_dropped:
+        if options.keep_dropped:
             _with_dropped(schema, part.file)
-        if step.limits.ask_texts:
-            _text_column(part, schema, step.text_column)
-        if step.limits.ask_images and step.measured is None:
-            image_column(part, schema, step.looks.source.image_column)
+        if limits.ask_texts:
+            _text_column(part, schema, options.text_column)
+        if limits.ask_images:
+            image_column(part, schema, looks.source.image_column)
         return
 
 
