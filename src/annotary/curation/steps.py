@@ -368,7 +368,9 @@ class _State:
         """
         names = {part.name for part in parts}
         strangers = sorted(
-            path.stem for path in self._folder.glob("*.parquet") if path.stem not in names
+            path.stem
+            for path in self._folder.glob("*.parquet")
+            if path.stem not in names and not path.name.startswith("_")
         )
         if strangers:
             more = f" and {len(strangers) - 1:,} more" if len(strangers) > 1 else ""
