@@ -40,6 +40,10 @@ MAY_IMPORT = {
         *("tasks", "sources", "sinks", "images", "preprocess", "cards", "records", "errors"),
         *("runtime", "models", "pipeline"),
     },
+    "curation": {
+        *("tasks", "sources", "sinks", "images", "preprocess", "cards", "records", "errors"),
+        *("runtime", "models", "pipeline", "catalog"),
+    },
     "datasets": {
         *("tasks", "sources", "sinks", "images", "cards", "records", "errors", "registry"),
         *("runtime", "models", "pipeline"),
