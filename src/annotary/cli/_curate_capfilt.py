@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from queue import Queue
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -91,12 +92,14 @@ def _capfilt(tables: tuple[str, ...], values: dict[str, Any]) -> int:
     if options.keep_share is not None and values["shard"] is not None:
         raise UsageError("--keep-share is of all texts, and --shard does a part; say --threshold")
     started = time.monotonic()
-    total: list[int] = []
+    total: Queue[int] = Queue()
     try:
-        with progress_bar("filtering", None, quiet=values["quiet"]) as bar:
+        # How many images there are is known when all tables were gone through.
+        with progress_bar("filtering", total.get, quiet=values["quiet"]) as bar:
 
             def update(outcome: Outcome, images: int) -> None:
-                total[:] = [images]
+                if total.empty():
+                    total.put(images)
                 bar.update(outcome)
 
             result = capfilt(

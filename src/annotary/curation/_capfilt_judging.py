@@ -338,7 +338,14 @@ def writer_of(found: Loaded | None) -> Captioner | None:
     Raises:
         UsageError: It writes no captions.
     """
-    return None if found is None else captioner(found.model)
+    if found is None:
+        return None
+    if not hasattr(found.model, "write_captions"):
+        raise UsageError(
+            f"{found.model.card.id} writes no captions; blip-image-captioning-base does (annotary pull"
+            " blip-image-captioning-base, then --captioner blip-image-captioning-base)"
+        )
+    return captioner(found.model)
 
 
 def filter_of(found: Loaded | None) -> Filter | None:

@@ -17,6 +17,7 @@ from PIL import Image
 
 from annotary import images
 from annotary.curation._capfilt_page_parts import END, HEAD
+from annotary.curation._capfilt_store import kind_of_reason
 from annotary.curation._capfilt_tables import Tables
 from annotary.errors import AnnotaryError, OutputError, UsageError
 from annotary.images import DecodeOptions
@@ -132,7 +133,7 @@ class _Totals:
         self.scored += has_score
         if not row["kept"]:
             self.unmatched += has_score
-            why = str(row.get("why") or "dropped").partition(":")[0]
+            why = kind_of_reason(str(row.get("why") or "dropped"))
             self.why[why] = self.why.get(why, 0) + 1
 
 
@@ -172,12 +173,15 @@ def write_page(
         if name in chosen
     ]
     drawn = pictures.of(chosen)
+    columns = {row.get("column") for _, own in groups for row in own if row["origin"] == "web"}
+    has_columns = len(columns) > 1
     try:
         with replacing(path) as file:
             head = _head({**models, **told}, totals, len(groups), count)
             file.write(f"{MARK}\n{HEAD}{head}".encode("utf-8", "backslashreplace"))
             for name, own in groups:
-                file.write(_image(name, own, drawn.get(name)).encode("utf-8", "backslashreplace"))
+                shown = _image(name, own, drawn.get(name), has_columns=has_columns)
+                file.write(shown.encode("utf-8", "backslashreplace"))
             file.write(END.encode())
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror}") from error
@@ -225,19 +229,19 @@ def _head(told: Mapping[str, Any], totals: Mapping[str, _Totals], shown: int, im
         facts.append(f"kept from {told['threshold']:g} on")
     if told.get("keep_share") is not None:
         facts.append(f"the best {told['keep_share'] * 100:g} % are kept")
-    rows = []
+    rows, reasons = [], []
     for name, one in totals.items():
         noise = f"{one.unmatched / one.scored:.1%}" if one.scored else "-"
-        why = "; ".join(f"{why}: {count:,}" for why, count in sorted(one.why.items()))
         cells = (f"{one.texts:,}", f"{one.kept:,}", f"{one.texts - one.kept:,}", noise)
         numbers = "".join(f"<td>{cell}</td>" for cell in cells)
-        rows.append(
-            f'<tr><th scope="row">{name}</th>{numbers}<td class="why">{escape(why)}</td></tr>'
-        )
+        rows.append(f'<tr><th scope="row">{name}</th>{numbers}</tr>')
+        why = "; ".join(f"{why}: {count:,}" for why, count in sorted(one.why.items()))
+        if why:
+            reasons.append(f'<p class="why">{name}, dropped: {escape(why)}</p>\n')
     return (
         f"<p>{escape(' · '.join(facts))}</p>\n"
-        '<div class="scroll"><table><tr><th>texts</th><th>all</th><th>kept</th><th>dropped</th><th>noise ratio</th>'
-        f'<th class="why">why</th></tr>{"".join(rows)}</table></div>\n'
+        "<table><tr><th>texts</th><th>all</th><th>kept</th><th>dropped</th><th>noise ratio</th></tr>"
+        f"{''.join(rows)}</table>\n{''.join(reasons)}"
         f"<p>{shown:,} of {images:,} images are shown. The noise ratio is the share of the texts with a score that"
         " the filter dropped.</p>\n</header>\n"
         f"{_CONTROLS}<main>\n"
@@ -263,8 +267,8 @@ _CONTROLS = """<form id="controls">
 """
 
 
-def _image(name: str, rows: Sequence[Row], picture: str | None) -> str:
-    """An image with its texts."""
+def _image(name: str, rows: Sequence[Row], picture: str | None, *, has_columns: bool) -> str:
+    """An image with its texts; with their columns, where there are several."""
     scores = [row["score"] for row in rows if row.get("score") is not None]
     states = {
         origin: "".join(
@@ -282,7 +286,8 @@ def _image(name: str, rows: Sequence[Row], picture: str | None) -> str:
         else '<div class="gone">this image cannot be shown</div>'
     )
     columns = "".join(
-        f"<section><h3>{origin}</h3>{_texts([row for row in rows if row['origin'] == origin])}</section>"
+        f"<section><h3>{origin}</h3>"
+        f"{_texts([row for row in rows if row['origin'] == origin], has_columns)}</section>"
         for origin in ("web", "synthetic")
     )
     return (
@@ -291,13 +296,13 @@ def _image(name: str, rows: Sequence[Row], picture: str | None) -> str:
     )
 
 
-def _texts(rows: Sequence[Row]) -> str:
+def _texts(rows: Sequence[Row], has_columns: bool) -> str:
     if not rows:
         return '<p class="none">none</p>'
-    return f"<ul>{''.join(map(_text, rows))}</ul>"
+    return f"<ul>{''.join(_text(row, has_columns) for row in rows)}</ul>"
 
 
-def _text(row: Row) -> str:
+def _text(row: Row, has_columns: bool) -> str:
     """A text, whether it is kept, and why not."""
     state = "kept" if row["kept"] else "dropped"
     text = str(row.get("text") or "")
@@ -310,6 +315,6 @@ def _text(row: Row) -> str:
         told.append(f'{bar}<span class="score">{float(score):.3f}</span>')
     if row.get("why"):
         told.append(f"<span>{escape(str(row['why']))}</span>")
-    if row.get("column"):
+    if has_columns and row.get("column"):
         told.append(f'<span class="from">{escape(str(row["column"]))}</span>')
     return f'<li class="{state}">{said}<div>{"".join(told)}</div></li>'

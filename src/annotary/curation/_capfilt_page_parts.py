@@ -20,13 +20,12 @@ body { margin: 0 auto; max-width: 1240px; padding: 16px; background: var(--page)
 h1 { font-size: 1.35rem; margin: 0 0 4px; }
 h3 { font-size: .8rem; margin: 0 0 6px; color: var(--pale); font-weight: 600; }
 p { margin: 4px 0 10px; overflow-wrap: anywhere; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; }
+table { border-collapse: collapse; margin-bottom: 8px; }
 th, td { padding: 4px 12px 4px 0; text-align: right; border-bottom: 1px solid var(--line); font-weight: 400; }
 tr:first-child th { color: var(--pale); font-size: .85rem; }
-th:first-child, th.why, td.why { text-align: left; }
+th:first-child { text-align: left; }
 td { font-variant-numeric: tabular-nums; white-space: nowrap; }
-td.why { white-space: normal; min-width: 220px; }
+p.why { color: var(--pale); font-size: .85rem; }
 #controls { position: sticky; top: 0; z-index: 1; display: flex; flex-wrap: wrap; gap: 8px 16px; align-items: center;
   padding: 10px 0; background: var(--page); border-bottom: 1px solid var(--line); }
 label { color: var(--pale); }

@@ -148,6 +148,11 @@ class Store:
         told = "NOT EXISTS (SELECT 1 FROM texts WHERE image = images.id AND why IS NULL)"
         self._do(f"UPDATE images SET state = {_DONE} WHERE failure IS NULL AND {told}")
 
+    def unfinished(self) -> list[str]:
+        """The images that nothing was found of, and that did not fail."""
+        told = f"SELECT name FROM images WHERE state != {_DONE} AND failure IS NULL ORDER BY id"
+        return [_text(name) for (name,) in self._all(told)]
+
     @property
     def waiting(self) -> int:
         """How many images are still to be asked about."""
@@ -225,7 +230,7 @@ class Store:
                 told["texts"] += count
                 told["kept"] += count * kept
                 if not kept:
-                    reason = FAILED if has_failed else _kind_of(why or below)
+                    reason = FAILED if has_failed else kind_of_reason(why or below)
                     dropped[reason] = dropped.get(reason, 0) + count
                 told["scored"] += count * (has_score and not has_failed and why is None)
             if told["scored"]:
@@ -346,9 +351,9 @@ def _as_text(value: Any) -> tuple[str | None, str | None]:
     return told, f"{NO_TEXT}, but {kinds.get(type(value).__name__, 'a number')}"
 
 
-def _kind_of(why: str) -> str:
+def kind_of_reason(why: str) -> str:
     """The reason without what differs from text to text."""
-    return NO_TEXT if why.startswith(NO_TEXT) else why
+    return next((kind for kind in (NO_TEXT, FAILED) if why.startswith(kind)), why)
 
 
 def _share(share: float, count: int) -> int:

@@ -111,9 +111,9 @@ class Tables:
         Args:
             with_images: Whether the images of tars are read; else an item has no bytes of its image.
         """
-        max_bytes = self._options.max_bytes if with_images else -1
         for file, (image, texts) in self._columns.items():
-            for number, cells in _form_of(file, max_bytes).rows((image, *texts)):
+            form = _form_of(file, self._options, with_images=with_images)
+            for number, cells in form.rows((image, *texts)):
                 if isinstance(cells, str):
                     name = f"{file}:{number}" if number else file
                     yield Row(file, number, Failure.of(name, UnreachableImage(cells)), ())
@@ -156,10 +156,10 @@ def _is_tar(file: str) -> bool:
     return _form_name(file) == "webdataset"
 
 
-def _form_of(file: str, max_bytes: int) -> _Form:
-    """What reads a table; of a tar images of so many bytes at most, or with -1 none."""
+def _form_of(file: str, options: SourceOptions, *, with_images: bool) -> _Form:
+    """What reads a table."""
     if _is_tar(file):
-        return _Tar(file, max_bytes)
+        return _Tar(file, options.max_bytes, with_images=with_images)
     forms: dict[str, Callable[[str], _Form]]
     forms = {"csv": _Csv, "jsonl": _JsonLines, "parquet": _Parquet}
     return forms[_form_name(file)](file)
@@ -172,7 +172,7 @@ def _columns_of(file: str) -> list[str]:
         UsageError: It cannot be read.
     """
     try:
-        return list(_form_of(file, -1).columns())
+        return list(_form_of(file, SourceOptions(), with_images=False).columns())
     except OSError as error:
         raise UsageError(f"{file}: {reason(error)}") from error
     except (csv.Error, *ERRORS) as error:
@@ -335,12 +335,14 @@ class _Tar:
 
     Args:
         file: The tar.
-        max_bytes: Of an image; -1 reads none.
+        max_bytes: Of an image; a larger one is a failure.
+        with_images: Whether images are read; else an item has no bytes.
     """
 
-    def __init__(self, file: str, max_bytes: int) -> None:
+    def __init__(self, file: str, max_bytes: int, *, with_images: bool) -> None:
         self._file = file
         self._max_bytes = max_bytes
+        self._with_images = with_images
 
     def columns(self) -> Sequence[str]:
         found: dict[str, None] = {}
@@ -390,12 +392,11 @@ class _Tar:
                 sample[ending.lower()] = text.rstrip("\r\n")
 
     def _image(self, archive: Any, member: Any, name: str, path: str) -> Item | Failure:
-        if self._max_bytes < 0:
-            return Item(name, data=b"", relative=path)
         if member.size > self._max_bytes or member.issparse():
             told = UnreachableImage(f"larger than {self._max_bytes:,} bytes (--max-bytes)")
             return Failure.of(name, told)
-        return Item(name, data=archive.content(member), relative=path)
+        data = archive.content(member) if self._with_images else b""
+        return Item(name, data=data, relative=path)
 
     def _whole(self, sample: dict[str, Any], key: str) -> Cells:
         told = UnreachableImage("this sample has no image")
