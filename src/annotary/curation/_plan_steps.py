@@ -1,0 +1,253 @@
+"""The kinds of steps that a pipeline may have: the options of each, what is checked beforehand, and what does it.
+
+A kind's options are the dataclasses of its command, so that a key of the TOML is an option of the command line. Modules
+of steps are imported when a pipeline has such a step.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from annotary.curation.steps import REPORT, OnPart, StepOptions, StepResult
+from annotary.errors import UsageError
+
+if TYPE_CHECKING:
+    from annotary.curation.tables import Part
+
+SPREAD = ("workers", "executor")
+"""Options of `StepOptions` that a step of a pipeline may have; the pipeline itself decides the others."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a step of a pipeline does its work with.
+
+    Attributes:
+        folder: Where it is written.
+        tables: What is read.
+        options: The options by their class.
+        more: Keys that are no fields of these.
+        steps: How the work is spread.
+        matched: The folder of the last step that matched, if any.
+        entries: The list of entries that the last `metadata` has made, if any.
+        on_part: Is told of each part as it is done.
+    """
+
+    folder: Path
+    tables: Sequence[Path]
+    options: Mapping[type, Any]
+    more: Mapping[str, Any]
+    steps: StepOptions
+    matched: Path | None = None
+    entries: Path | None = None
+    on_part: OnPart | None = None
+    note: Callable[[str], None] = lambda _: None
+
+    def of(self, record: type) -> Any:
+        """The options of a class."""
+        return self.options[record]
+
+
+@dataclass(slots=True)
+class Known:
+    """What is known of the tables that a step will get, before anything runs.
+
+    Attributes:
+        part: A part that has their columns, but for those that steps add; None where nobody can know.
+        is_matched: Whether a step has matched them.
+        matched_columns: Columns of texts that have entries.
+        has_list: Whether a step has made a list of entries.
+    """
+
+    part: Part | None
+    is_matched: bool = False
+    matched_columns: set[str] = field(default_factory=set)
+    has_list: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What a step has done.
+
+    Attributes:
+        rows_in: Rows that were read.
+        rows_out: Rows that were written.
+        dropped: Why rows were dropped to how many they are.
+        failures: How many parts, rows and images were broken.
+        makes_tables: Whether the next step reads what it wrote, rather than what it read.
+        is_of_entries: Whether what is counted are entries and not rows of tables.
+    """
+
+    rows_in: int
+    rows_out: int
+    dropped: Mapping[str, int]
+    failures: int
+    makes_tables: bool = True
+    is_of_entries: bool = False
+
+    @classmethod
+    def of(cls, result: StepResult) -> Done:
+        """By the result of a step."""
+        total = result.total
+        return cls(total.rows_in, total.rows_out, dict(total.dropped), len(total.failures))
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of steps.
+
+    Attributes:
+        records: The dataclasses of its options, as `module:Class`.
+        more: Keys that are no fields of these, and their types.
+        check: Looks for what would go wrong, and changes what is known.
+        run: Does it.
+        without: Fields that are no keys, as the pipeline decides them.
+        paths: Keys beside those of type `Path` that name files or folders, relative to the file of the pipeline.
+        is_spread: Whether it has `SPREAD`.
+    """
+
+    records: tuple[str, ...]
+    check: Callable[[Work, Known], None]
+    run: Callable[[Work], Done]
+    more: Mapping[str, Any] = field(default_factory=dict)
+    without: tuple[str, ...] = ()
+    paths: tuple[str, ...] = ()
+    is_spread: bool = True
+
+    def classes(self) -> tuple[type, ...]:
+        """The dataclasses of its options."""
+        found = []
+        for name in self.records:
+            module, _, record = name.partition(":")
+            found.append(cast(type, getattr(import_module(f"annotary.{module}"), record)))
+        return tuple(found)
+
+    def keys(self) -> tuple[str, ...]:
+        """The keys that such a step may have beside `use` and `name`."""
+        own = [one.name for record in self.classes() for one in fields(cast(Any, record))]
+        names = [*self.more, *(name for name in own if name not in self.without)]
+        return tuple(dict.fromkeys([*names, *(SPREAD if self.is_spread else ())]))
+
+
+def _check_metadata(_: Work, known: Known) -> None:
+    known.has_list = True
+
+
+def _metadata(work: Work) -> Done:
+    from annotary.curation._entry_files import entry_file
+    from annotary.curation.metadata import MetadataOptions, MetadataSources, build_metadata
+    from annotary.sinks import write_atomically
+
+    found = build_metadata(work.of(MetadataSources), work.of(MetadataOptions))
+    work.folder.mkdir(parents=True, exist_ok=True)
+    place = work.folder / ENTRY_LIST
+    write_atomically(place, entry_file(found.entries, place))
+    report = {"step": "metadata", **found.report}
+    text = json.dumps(report, indent=1, ensure_ascii=False) + "\n"
+    write_atomically(work.folder / REPORT, text)
+    sources = found.report["sources"].values()
+    dropped: dict[str, int] = {}
+    for one in sources:
+        for why, count in one.get("dropped", {}).items():
+            dropped[why] = dropped.get(why, 0) + count
+    rows = sum(one.get("texts", 0) for one in sources) + 100
+    return Done(
+        *(rows, len(found.entries), dropped, len(found.broken)),
+        makes_tables=False,
+        is_of_entries=True,
+    )
+
+
+ENTRY_LIST = "entries.jsonl"
+"""What `metadata` writes in its folder."""
+
+
+def _check_match(work: Work, known: Known) -> None:
+    from annotary.curation.columns import text_columns
+    from annotary.curation.entries import language_rule, read_entries
+    from annotary.curation.match import MatchOptions
+
+    options = work.of(MatchOptions)
+    language_rule(options.language)
+    if work.more.get("entries") is not None:
+        read_entries(work.more["entries"])
+    columns = set(options.text_column)
+    if known.part is not None:
+        columns = set(text_columns(known.part, options.text_column))
+    if again := sorted(columns & known.matched_columns):
+        raise UsageError(f"the column {again[0]!r} was matched by a step before")
+    known.is_matched = True
+    known.matched_columns |= columns
+
+
+def _match(work: Work) -> Done:
+    from annotary.curation.entries import read_entries
+    from annotary.curation.match import MatchOptions, english_entries, match
+
+    file = work.more.get("entries") or work.entries
+    entries = english_entries() if file is None else read_entries(file)
+    notice = entries.notice()
+    if notice is not None:
+        work.note(notice)
+    options = work.of(MatchOptions)
+    return Done.of(
+        match(work.tables, entries, work.folder, options, work.steps, on_part=work.on_part)
+    )
+
+
+def _check_balance(work: Work, known: Known) -> None:
+    from annotary.curation.balance import BalanceOptions, read_counts_file
+    from annotary.curation.columns import id_columns
+
+    if not known.is_matched:
+        raise UsageError(
+            "balance counts entries, and no step before has matched the texts that it gets;"
+            ' put a step with use = "match" before it'
+        )
+    if work.more.get("counts") is not None:
+        read_counts_file(work.more["counts"])
+    if known.part is not None:
+        id_columns(known.part, work.of(BalanceOptions).id)
+
+
+def _balance(work: Work) -> Done:
+    from annotary.curation.balance import BalanceOptions, balance, read_counts_file
+
+    assert work.matched is not None
+    file = work.more.get("counts")
+    counts = None if file is None else read_counts_file(file)
+    options = work.of(BalanceOptions)
+    return Done.of(
+        balance(
+            *(work.matched, work.folder, options, work.steps),
+            counts=counts,
+            tables=None if list(work.tables) == [work.matched] else work.tables,
+            on_part=work.on_part,
+        )
+    )
+
+
+KINDS: Mapping[str, Kind] = {
+    "metadata": Kind(
+        ("curation.metadata:MetadataSources", "curation.metadata:MetadataOptions"),
+        _check_metadata,
+        _metadata,
+        paths=("captions", "wordnet"),
+        is_spread=False,
+    ),
+    "match": Kind(
+        ("curation.match:MatchOptions",), _check_match, _match, more={"entries": Path | None}
+    ),
+    "balance": Kind(
+        ("curation.balance:BalanceOptions",),
+        _check_balance,
+        _balance,
+        more={"counts": Path | None},
+    ),
+}
+"""What `use` may name."""
