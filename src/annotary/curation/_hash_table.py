@@ -91,7 +91,9 @@ class HashTable(NamedTuple):
             number = np.arange(slots.size).reshape(slots.shape)
             # Whoever claims a slot last has it; a bucket that has all the slots that it claims is placed.
             claims[slots] = number
-            is_placed = ((claims[slots] == number) & (self.keys[slots] == np.uint64(EMPTY))).all(axis=1)
+            is_placed = ((claims[slots] == number) & (self.keys[slots] == np.uint64(EMPTY))).all(
+                axis=1
+            )
             placed = rows[is_placed]
             self.keys[slots[is_placed]] = keys[placed]
             self.values[slots[is_placed]] = values[placed]

@@ -175,14 +175,15 @@ def _spell(data: Bytes, units: Units) -> tuple[Keys, tuple[Values, Values, Value
         piece = pieces[units.starts[longer] + WORD * len(levels)]
         found.append(piece | FILL[np.minimum(left, WORD)])
         levels.append(longer)
-    words, ids = np.unique(np.concatenate(found), return_inverse=True)
-    ids = ids.reshape(-1).astype(np.uint32)
+    words, inverse = np.unique(np.concatenate(found), return_inverse=True)
+    # NumPy 2.0 alone gives the inverse another shape.
+    ids = inverse.reshape(-1).astype(np.uint32)
     by_level = np.split(ids, np.cumsum([level.size for level in levels])[:-1])
     nodes = by_level[0].copy()
     states = words.size
     joins = _Pairs()
-    for level, piece in zip(levels[1:], by_level[1:], strict=True):
-        nodes[level], states = joins.add(nodes[level], piece, states)
+    for level, added in zip(levels[1:], by_level[1:], strict=True):
+        nodes[level], states = joins.add(nodes[level], added, states)
     return words, joins.all(), nodes, states
 
 
@@ -221,9 +222,9 @@ class _Pairs:
 
     def all(self) -> tuple[Values, Values, Values]:
         """All steps: from which state, by what, to which."""
-        columns = list(zip(*self._found, strict=True)) or [[np.zeros(0, np.uint32)]] * 3
-        before, by, after = (np.concatenate(column) for column in columns)
-        return before, by, after
+        none = np.zeros(0, np.uint32)
+        before, by, after = zip((none, none, none), *self._found, strict=True)
+        return np.concatenate(before), np.concatenate(by), np.concatenate(after)
 
 
 def _numbered(states: int, inner: Values, entry_of_state: Values) -> tuple[Values, int, int, int]:

@@ -12,9 +12,9 @@ other). A mark is always a unit of its own, with a unit that is no mark, maybe a
 **Version 2** (MetaCLIP 2, arXiv 2507.22062) drops the space before an entry that begins with a *character that stands
 alone*, and the space after one that ends with one. Here the units are: each such character, each space, and each
 longest run of other characters. There is a border between two characters just if one of them is a space or stands
-alone. An entry with the spaces that it gets begins and ends with a space or such a character, so wherever it occurs, its
-two ends are at borders; and borders within it depend on the two characters beside them alone, so they are the same in
-the entry and in the text. Therefore it occurs just where its units follow each other.
+alone. An entry with the spaces that it gets begins and ends with a space or such a character, so wherever it occurs,
+its two ends are at borders; and borders within it depend on the two characters beside them alone, so they are the same
+in the entry and in the text. Therefore it occurs just where its units follow each other.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ _CODES[[ord(mark) for mark in MARKS]] = np.arange(len(MARKS))
 
 
 def joined_bytes(texts: Sequence[str]) -> tuple[Bytes, Places]:
-    """Texts as UTF-8, one after the other, and where each begins, with the end of the last. Any text, even half pairs."""
+    """Texts as UTF-8, one after the other, and where each begins and the last ends. Lone surrogates may be in them."""
     joined = "".join(texts)
     data = np.frombuffer(joined.encode("utf-8", "surrogatepass"), np.uint8)
     offsets = np.zeros(len(texts) + 1, np.int64)

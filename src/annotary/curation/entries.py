@@ -20,20 +20,19 @@ COLUMN: Final = "entry"
 SUFFIXES: Final = (".txt", ".json", ".jsonl", ".csv", ".tsv", ".parquet")
 """Forms of lists. All but Parquet may be compressed: `entries.txt.gz`."""
 
-LANGUAGES_WITHOUT_SPACES: Final = frozenset(
-    "bo dz ja km lo my ryu th zh zh-classical zh-yue yue lzh wuu gan hak nan".split()
-)
-"""Codes of languages whose words are not set apart by spaces: the nine of MetaCLIP 2, and other codes for Chinese."""
-
-LANGUAGES_WITH_SPACES: Final = frozenset(
-    """
+_WITHOUT_SPACES = "bo dz ja km lo my ryu th zh zh-classical zh-yue yue lzh wuu gan hak nan"
+_WITH_SPACES = """
     aa ab ae af ak am an ar as av ay az ba be bg bh bi bm bn br bs ca ce ch co cr cs cu cv cy da de dv ee el en eo es
     et eu fa ff fi fj fo fr fy ga gd gl gn gu gv ha he hi ho hr ht hu hy hz ia id ie ig ii ik io is it iu jv ka kg ki
     kj kk kl kn ko kr ks ku kv kw ky la lb lg li ln lt lu lv mg mh mi mk ml mn mr ms mt na nb nd ne ng nl nn no nr nv
     ny oc oj om or os pa pi pl ps pt qu rm rn ro ru rw sa sc sd se sg sh si sk sl sm sn so sq sr ss st su sv sw ta te
     tg ti tk tl tn to tr ts tt tw ty ug uk ur uz ve vi vo wa wo xh yi yo za zu
-    """.split()
-)
+"""
+
+LANGUAGES_WITHOUT_SPACES: Final = frozenset(_WITHOUT_SPACES.split())
+"""Codes of languages whose words are not set apart by spaces: those of MetaCLIP 2, and other codes for Chinese."""
+
+LANGUAGES_WITH_SPACES: Final = frozenset(_WITH_SPACES.split())
 """Codes of the other languages: ISO 639-1."""
 
 _NAMED = 3
@@ -131,6 +130,10 @@ def _short(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
+def _listed(names: Sequence[str]) -> str:
+    return _short(list(names))[1:-1] if names else "none"
+
+
 def _text(path: Path, *, is_compressed: bool) -> str:
     import zlib
 
@@ -167,7 +170,7 @@ def _lines(text: str) -> list[str]:
 def _from_json(path: Path, text: str) -> list[Any]:
     try:
         found = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} is no JSON: {error}") from None
     if not isinstance(found, list):
         raise UsageError(f"{path} must hold a list of texts, and holds {_short(found)}")
@@ -179,7 +182,7 @@ def _from_json_lines(path: Path, text: str) -> list[Any]:
     for number, line in enumerate(_lines(text), 1):
         try:
             record = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UsageError(f"{path}, line {number} is no JSON: {error}") from None
         if not isinstance(record, dict) or COLUMN not in record:
             raise UsageError(f"{path}, line {number} has no field {COLUMN!r}: {_short(record)}")
@@ -193,9 +196,7 @@ def _from_cells(path: Path, text: str, delimiter: str) -> list[Any]:
     try:
         header = next(rows, [])
         if COLUMN not in header:
-            raise UsageError(
-                f"{path} has no column {COLUMN!r}; its columns are {', '.join(map(repr, header)) or 'none'}"
-            )
+            raise UsageError(f"{path} has no column {COLUMN!r}; its columns are {_listed(header)}")
         place = header.index(COLUMN)
         for row in rows:
             if len(row) != len(header):
@@ -217,9 +218,7 @@ def _from_parquet(path: Path) -> list[Any]:
     try:
         names = pq.read_schema(path).names
         if COLUMN not in names:
-            raise UsageError(
-                f"{path} has no column {COLUMN!r}; its columns are {', '.join(map(repr, names)) or 'none'}"
-            )
+            raise UsageError(f"{path} has no column {COLUMN!r}; its columns are {_listed(names)}")
         column: list[Any] = pq.read_table(path, columns=[COLUMN]).column(COLUMN).to_pylist()
     except pa.ArrowException as error:
         raise UsageError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
