@@ -198,6 +198,19 @@ def test_files_are_summed_whatever_their_form(tmp_path):
     assert found.report["sources"]["unigrams"]["malformed"]["count"] == 0
 
 
+def test_a_folder_stands_for_its_files(tmp_path):
+    folder = tmp_path / "views"
+    (folder / "2018").mkdir(parents=True)
+    written(folder / "2018" / "pageviews-1", "en Dog 60 0")
+    written(folder / "pageviews-2", "en Dog 70 0")
+    written(folder / ".hidden", "en Cat 900 0")
+    found = built(titles=(folder, folder / "pageviews-2"))
+    assert [(one.text, one.count) for one in found.entries if one.source == "t"] == [("Dog", 130)]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match="empty is a folder without files"):
+        built(titles=(tmp_path / "empty",))
+
+
 def test_a_bom_and_windows_line_ends_do_no_harm(tmp_path):
     path = tmp_path / "u.tsv"
     path.write_bytes("﻿dog\t500\r\ncat\t400\r\n".encode())
@@ -247,8 +260,10 @@ def test_a_file_that_ends_too_early_is_an_error(tmp_path):
 def test_the_largest_counts_are_kept_whole_and_larger_sums_refused(tmp_path):
     path = written(tmp_path / "u.tsv", f"dog\t{2**63 - 1}")
     assert built(unigrams=(path,)).entries[-1].count == 2**63 - 1
+    more = written(tmp_path / "more.tsv", "dog\t1")
+    assert built(unigrams=(path, path)).entries[-1].count == 2**63 - 1  # a file counts once
     with pytest.raises(UsageError, match="'dog' sum up to more than"):
-        built(unigrams=(path, path))
+        built(unigrams=(path, more))
 
 
 def test_caps_keep_the_best_and_count_only_what_is_new(tmp_path):
@@ -328,6 +343,17 @@ def test_equal_pmi_goes_by_count_and_then_by_code_points(tmp_path):
     options = MetadataOptions(bigram_pmi=1, max_bigrams=3)
     found = built(options, unigrams=(unigrams,), bigrams=(bigrams,))
     assert texts(found, "b") == ["g h", "a b", "c d"]
+
+
+def test_rare_pairs_may_be_left_out(tmp_path):
+    unigrams = written(tmp_path / "u.tsv", *(f"{w}\t4" for w in "abcd"), f"the\t{2**20}")
+    bigrams = written(tmp_path / "b.tsv", "a b\t1", "c d\t2", "the a\t3")
+    options = MetadataOptions(bigram_pmi=1, bigram_count=2)
+    found = built(options, unigrams=(unigrams,), bigrams=(bigrams,))
+    assert texts(found, "b") == ["c d"]
+    dropped = found.report["sources"]["bigrams"]["dropped"]
+    assert dropped == {"PMI below 1": 1, "count below 2": 1}
+    add_up(found)
 
 
 def test_forms_of_pairs(tmp_path):

@@ -221,7 +221,8 @@ def _tell_source(name: str, one: Mapping[str, Any], pmi: float) -> None:
     from annotary.cli._output import tell
 
     for why, count in one.get("rows_left_out", {}).items():
-        tell(f"{name}: {count:,} rows not counted: {why}")
+        if count:
+            tell(f"{name}: {count:,} rows not counted: {why}")
     malformed = one.get("malformed", {"count": 0, "first": []})
     for line in malformed["first"][:_MOST_TOLD]:
         tell(f"{name}: skipped {line}")

@@ -243,6 +243,29 @@ def pairs_with_pmi(pairs: Iterable[Counted], words: WordCounts) -> Iterator[tupl
                 yield text, count, -math.inf
 
 
+def files_of(paths: Iterable[Path]) -> list[Path]:
+    """Files, each once, and all files of folders and those within; names that begin with "_" or "." are passed over.
+
+    Raises:
+        UsageError: A folder has none.
+    """
+    found: list[Path] = []
+    for path in paths:
+        if not path.is_dir():
+            found.append(path)
+            continue
+        below = [
+            one
+            for one in sorted(path.rglob("*"))
+            if one.is_file()
+            and not any(part.startswith(("_", ".")) for part in one.relative_to(path).parts)
+        ]
+        if not below:
+            raise UsageError(f"{path} is a folder without files")
+        found += below
+    return list(dict.fromkeys(found))
+
+
 def read_unigrams(path: Path, malformed: Malformed) -> Iterator[Row]:
     """Words and their counts: `word<TAB>count` or `count<TAB>word`, spaces for the TAB, or CSV."""
     return _rows(path, malformed, 1, lambda line: line.rsplit(None, 1))

@@ -35,14 +35,15 @@ class MetadataSources:
     """What entries are made of."""
 
     unigrams: tuple[Path, ...] = field(default=(), metadata={"metavar": "FILE"})
-    """Counts of words: word<TAB>count on each line, or CSV; .gz is fine. May be given several times, and is summed."""
+    """Counts of words: word<TAB>count on each line, or CSV; .gz is fine. A file, or a folder of them; may be given
+    several times, and counts are summed."""
 
     bigrams: tuple[Path, ...] = field(default=(), metadata={"metavar": "FILE"})
     """Counts of pairs of words: first<TAB>second<TAB>count, or CSV. Needs --unigrams, with all words and not the
     frequent ones alone."""
 
     titles: tuple[Path, ...] = field(default=(), metadata={"metavar": "FILE"})
-    """Views of titles: title<TAB>views, CSV, or hourly dumps of Wikimedia (pageviews-*.gz), any number of them."""
+    """Views of titles: title<TAB>views, CSV, or hourly dumps of Wikimedia (pageviews-*.gz), a folder of them, too."""
 
     wordnet: str | None = field(default=None, metadata={"metavar": "PATH|none"})
     """A folder with WordNet's data.noun …, a table of the Open Multilingual Wordnet, or a list of names; none leaves it
@@ -83,6 +84,9 @@ class MetadataOptions:
     bigram_pmi: float = field(default=30.0, metadata={"metavar": "BITS"})
     """Pairs of words with so high a pointwise mutual information become entries (table 1)."""
 
+    bigram_count: int = field(default=1, metadata={"metavar": "N"})
+    """And that occur so often. The paper has no such limit; PMI is highest for pairs of words that hardly occur."""
+
     bigram_share: float | None = field(default=None, metadata={"metavar": "SHARE"})
     """And at most this many for each different word: no limit in English, else 0.4."""
 
@@ -107,7 +111,7 @@ class MetadataOptions:
     def __post_init__(self) -> None:
         if not self.language or not self.language.replace("-", "").replace("_", "").isalnum():
             raise ValueError(f"language must be a code such as en or zh, but got {self.language!r}")
-        for name in ("unigram_count", "title_views"):
+        for name in ("unigram_count", "bigram_count", "title_views"):
             if (least := getattr(self, name)) is not None and least < 1:
                 raise ValueError(f"{name} must be 1 or more, but got {least}")
         for name in ("unigram_share", "bigram_share", "title_share"):
@@ -209,14 +213,18 @@ class _Rules(NamedTuple):
 class _Reading:
     """Lines of a source that were read, and what became of them."""
 
-    files: Sequence[str]
+    files: Sequence[Path]
     malformed: Malformed = field(default_factory=Malformed)
     read: int = 0
     left_out: Counter[str] = field(default_factory=Counter)
 
+    @classmethod
+    def of(cls, paths: Iterable[Path]) -> _Reading:
+        return cls(_frequencies.files_of(paths))
+
     def report(self) -> dict[str, Any]:
         return {
-            "files": list(self.files),
+            "files": list(map(str, self.files)),
             "rows": self.read,
             "rows_left_out": dict(self.left_out),
             "malformed": _frequencies.not_told(self.malformed),
@@ -274,7 +282,7 @@ class _Building:
         wordnet = self._sources.wordnet
         if wordnet == "none" or (wordnet is None and not self._rules.is_english):
             return
-        reading = _Reading([wordnet or "WordNet 3.0, as it ships"])
+        reading = _Reading([] if wordnet is None else [Path(wordnet)])
         self._on_source("wordnet")
         names: Iterable[str] = (
             _wordnet.shipped_names()
@@ -291,8 +299,8 @@ class _Building:
         with ExitStack() as stack:
             words = stack.enter_context(Counts())
             self._on_source("unigrams")
-            reading = _Reading(list(map(str, sources.unigrams)))
-            for path in sources.unigrams:
+            reading = _Reading.of(sources.unigrams)
+            for path in reading.files:
                 for row in _frequencies.read_unigrams(path, reading.malformed):
                     reading.read += 1
                     words.add(row.texts[0], row.count)
@@ -301,8 +309,8 @@ class _Building:
                 return
             pairs = stack.enter_context(Counts())
             self._on_source("bigrams")
-            reading = _Reading(list(map(str, sources.bigrams)))
-            for path in sources.bigrams:
+            reading = _Reading.of(sources.bigrams)
+            for path in reading.files:
                 for row in _frequencies.read_bigrams(path, reading.malformed):
                     reading.read += 1
                     pairs.add(BETWEEN.join(row.texts), row.count)
@@ -322,16 +330,17 @@ class _Building:
         with Counts() as words, Counts() as pairs:
             self._on_source("captions")
             parts = find_parts(self._sources.captions)
+            tables = list(dict.fromkeys(Path(part.file) for part in parts))
             columns = text_columns(parts[0], self._sources.text_column)
             found = count_captions(parts, columns, words, pairs)
             self._broken = found.broken
-            reading = _Reading(self._sources.captions, read=found.texts)
+            reading = _Reading(tables, read=found.texts)
             reading.left_out["no text in it"] = found.empty
             reading.malformed.count = len(found.skipped)
             reading.malformed.told = [f"{where}: {why}" for where, why in found.skipped[:100]]
             known = self._take_words(words, reading, needs_all=True)
             self._report["unigrams"]["broken"] = found.broken
-            self._take_pairs(pairs, known, _Reading(self._sources.captions, read=found.texts))
+            self._take_pairs(pairs, known, _Reading(tables, read=found.texts))
 
     def _take_words(self, words: Counts, reading: _Reading, *, needs_all: bool) -> WordCounts:
         """Entries that are words; gives the counts of all words, or only their sums if not all are needed."""
@@ -357,7 +366,7 @@ class _Building:
 
     def _take_pairs(self, pairs: Counts, known: WordCounts, reading: _Reading) -> None:
         """Entries that are pairs of words."""
-        least = self._options.bigram_pmi
+        least, least_count = self._options.bigram_pmi, self._options.bigram_count
         below: Counter[str] = Counter()
         space = "" if self._rules.language in LANGUAGES_WITHOUT_SPACES else " "
         most = _least(self._options.max_bigrams, self._rules.bigram_share * known.distinct)
@@ -367,6 +376,9 @@ class _Building:
                 if score < least:
                     is_unknown = score == -math.inf
                     below["a word without a count" if is_unknown else f"PMI below {least:g}"] += 1
+                    continue
+                if count < least_count:
+                    below[f"count below {least_count}"] += 1
                     continue
                 # The last bits of a logarithm differ between machines, and must not decide the order.
                 rank = (-round(score, 9), -count)
@@ -381,9 +393,9 @@ class _Building:
         least, distinct = self._rules.title_views, 0
         below: Counter[str] = Counter()
         self._on_source("titles")
-        reading = _Reading(list(map(str, self._sources.titles)))
+        reading = _Reading.of(self._sources.titles)
         with Counts() as views:
-            for path in self._sources.titles:
+            for path in reading.files:
                 for row in _frequencies.read_titles(path, reading.malformed):
                     reading.read += 1
                     title = row.texts[0].replace("_", " ").strip()
@@ -433,7 +445,7 @@ class _Building:
         self._report[SOURCES[letter]] = {**reading.report(), **found}
 
 
-_OTHER_LIMITS = ("max_unigrams", "bigram_pmi", "max_bigrams", "max_titles")
+_OTHER_LIMITS = ("max_unigrams", "bigram_pmi", "bigram_count", "max_bigrams", "max_titles")
 
 
 def _read(names: Iterable[str], reading: _Reading) -> Iterator[str]:
