@@ -54,8 +54,6 @@ _PIECE = 1024 * 1024
 
 _MOST_COLUMNS = 4_096
 
-_CHUNK_BYTES = BATCH_BYTES // 4  # of text: as objects of Python they take several times as much
-
 _HALF = re.compile(rb"\\u[dD][89a-fA-F]|\xed[\xa0-\xbf]")
 """Half a character of UTF-16, as JSON can write it, and no other format."""
 
@@ -81,8 +79,14 @@ class _Parquet:
         self._skipped = skipped
 
     def schema(self) -> pa.Schema:
+        import pyarrow as pa
+
         with told(self._part), open_parquet(self._part.file) as table:
-            return table.schema_arrow
+            schema = table.schema_arrow
+        # Of views, Arrow cannot take or filter rows (version 26).
+        plain = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}
+        fields = [field.with_type(plain.get(field.type, field.type)) for field in schema]
+        return pa.schema(fields, schema.metadata)
 
     def batches(self, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
         with open_parquet(self._part.file) as table:
@@ -97,7 +101,7 @@ class _Parquet:
                     columns=schema.names,
                     use_threads=False,
                 ):
-                    yield self._sound(batch, row)
+                    yield self._sound(batch.cast(schema, safe=False), row)
                     row += batch.num_rows
                 if row != end:
                     raise BrokenPart(f"{self._part.file}: it holds fewer rows than its footer says")
@@ -255,6 +259,9 @@ class _Typed:
                 if len(found) > _MOST_COLUMNS:
                     raise BrokenPart(f"{self._part.file} has more than {_MOST_COLUMNS:,} columns")
             self._settle(found, unsure)
+        for name, kind in found.items():
+            if kind is not None and not _has_place(kind):
+                found[name] = None
         return pa.schema(
             [
                 (name, pa.string() if kind is None or kind == pa.null() else kind)
@@ -412,7 +419,7 @@ def _chunks(rows: Iterator[tuple[Row, int]]) -> Iterator[list[Row]]:
     for row, bytes_of_row in rows:
         held.append(row)
         size += bytes_of_row
-        if len(held) >= BATCH_ROWS or size >= _CHUNK_BYTES:
+        if len(held) >= BATCH_ROWS or size >= BATCH_BYTES:
             yield held
             held, size = [], 0
     if held:
@@ -424,14 +431,13 @@ _NO_TYPE = (ValueError, TypeError, OverflowError)
 
 
 def _type_of(values: list[Any]) -> pa.DataType | None:
-    """The type of values of a column; None when they are mixed, or Parquet has none for them."""
+    """The type of values of a column; None when they are mixed."""
     import pyarrow as pa
 
     try:
-        kind = pa.array(values).type
+        return pa.array(values).type
     except _NO_TYPE:
         return None
-    return kind if _has_place(kind) else None
 
 
 def _has_place(kind: pa.DataType) -> bool:
@@ -488,8 +494,6 @@ def _not_utf8(batch: pa.RecordBatch, *, are_bytes_text: bool = False) -> list[in
             column = column.view(pa.binary())
         elif kinds.is_large_string(column.type):
             column = column.view(pa.large_binary())
-        elif kinds.is_string_view(column.type):
-            column = column.view(pa.binary_view())
         elif not (are_bytes_text and kinds.is_binary(column.type)):
             continue
         for place, value in enumerate(column.to_pylist()):
@@ -502,8 +506,19 @@ def _not_utf8(batch: pa.RecordBatch, *, are_bytes_text: bool = False) -> list[in
 
 def _without(batch: pa.RecordBatch, rows: list[int]) -> pa.RecordBatch:
     """A batch without some of its rows."""
+    import pyarrow as pa
+
     gone = set(rows)
-    return batch.take([place for place in range(batch.num_rows) if place not in gone])
+    kept = [place for place in range(batch.num_rows) if place not in gone]
+    left = batch.take(pa.array(kept, pa.int64()))
+    columns = [
+        # Its dictionary may hold what no row has now.
+        column.dictionary_decode().dictionary_encode().cast(column.type)
+        if pa.types.is_dictionary(column.type)
+        else column
+        for column in left.columns
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=left.schema)
 
 
 def _split(path: str) -> tuple[str, str]:

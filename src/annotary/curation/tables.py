@@ -42,11 +42,13 @@ PART_ROWS = 250_000
 BATCH_ROWS = 16_384
 """The most rows that are held at a time."""
 
-BATCH_BYTES = 64 * 1024 * 1024
+BATCH_BYTES = 16 * 1024 * 1024
 """Bytes that they may take, unless a single row takes more."""
 
 GROUP_ROWS = 131_072
 """Rows of a group in what is written."""
+
+_GROUP_BYTES = 64 * 1024 * 1024  # with images, a group has fewer rows
 
 _MOST_PARTS = 1_000_000
 _LONGEST_NAME = 200  # bytes; with its suffix, most file systems take 255
@@ -227,7 +229,7 @@ class PartWriter:
         self.rows += batch.num_rows
         self._held_rows += batch.num_rows
         self._held_bytes += batch.nbytes
-        if self._held_rows >= GROUP_ROWS or self._held_bytes >= BATCH_BYTES:
+        if self._held_rows >= GROUP_ROWS or self._held_bytes >= _GROUP_BYTES:
             self._flush()
 
     def __exit__(
