@@ -1,0 +1,389 @@
+"""Evaluation sets, and the rows whose image or text is in one of them, nearly so included."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from annotary.catalog.perceptual_hash import near_hashes
+from annotary.curation._dedup_found import Found, FoundFiles, Numbers, Standing
+from annotary.curation._dedup_images import exact_keys, look_batches, phash_keys
+from annotary.curation._dedup_keys import KeyFile, Keys, bucket, cells_of, keys_of, normalised
+from annotary.curation._dedup_plan import PlannedPart, numbered
+from annotary.curation.columns import text_columns
+from annotary.curation.looks import LooksStep
+from annotary.curation.steps import StepOptions, run_step
+from annotary.curation.tables import Part, PartWriter, Rows, column_types, find_parts
+from annotary.errors import NothingToDo, UsageError
+from annotary.records import Failure
+from annotary.sources import SourceOptions, open_sources
+from annotary.sources._paths import kind_of
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_LISTED = 1_000
+"""Images of a folder in a part of their list: what one process measures at a time."""
+
+_BLOCK = 2**20
+"""Rows that are compared at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationSet:
+    """Images that training must not see.
+
+    Attributes:
+        name: As it was named.
+        files: The images of a folder; None when it is tables.
+        parts: The parts of tables.
+        digest: A text that changes with what is in it.
+    """
+
+    name: str
+    files: tuple[str, ...] | None
+    parts: tuple[Part, ...]
+    digest: str
+
+
+class KnownImages(NamedTuple):
+    """What the images of all evaluation sets are compared by.
+
+    Attributes:
+        sets: int64[n], which set each image is of.
+        exact: Keys of their bytes; rows are numbers of images.
+        phash: Keys of their looks.
+        failures: Images that could not be had.
+    """
+
+    sets: Numbers
+    exact: Keys
+    phash: Keys
+    failures: int
+
+
+def evaluation_set(path: str) -> EvaluationSet:
+    """A folder of images, or tables with images.
+
+    Raises:
+        NothingToDo: There is no image.
+        UsageError: It is not there.
+    """
+    if kind_of(path) == "folder":
+        files, failures = [], []
+        for one in open_sources([path], SourceOptions()):
+            if isinstance(one, Failure):
+                failures.append(one)
+            elif one.path is not None:
+                files.append(os.path.abspath(one.path))  # noqa: PTH100 - a link stays what it is
+        if files:
+            return EvaluationSet(path, tuple(files), (), _digest(files))
+        if failures:
+            raise UsageError(f"{failures[0].image}: {failures[0].message}")
+    try:
+        parts = find_parts([path])
+    except NothingToDo as error:
+        raise NothingToDo(f"neither an image nor a table in {path} (--against)") from error
+    return EvaluationSet(path, None, tuple(parts), _digest([part.file for part in parts]))
+
+
+def known_images(
+    sets: Sequence[EvaluationSet], step: LooksStep, folder: Path, options: StepOptions
+) -> tuple[KnownImages, list[str]]:
+    """What images of evaluation sets are compared by, and their names.
+
+    Args:
+        sets: The sets.
+        step: How pictures are measured.
+        folder: Where measures are kept.
+        options: How the work is spread; all of it is done here, whatever the shard.
+    """
+    names: list[str] = []
+    sets_of, exact, phash, failures = [], [], [], 0
+    for number, one in enumerate(sets):
+        place = folder / blake2b(one.digest.encode(), digest_size=8).hexdigest()
+        parts, own = (list(one.parts), step) if one.files is None else _listed(one, place, step)
+        result = run_step(own, parts, place / "looks", options)
+        failures += int(result.total.beside.get("unreadable_images", 0))
+        rows = [
+            0 if part.name in result.failed else result.tallies[part.name].rows_out
+            for part in parts
+        ]
+        broken = ["broken" if part.name in result.failed else None for part in parts]
+        planned = numbered(parts, rows, broken)
+        first = len(names)
+        names += _names(one, planned)
+        for start, batch in look_batches(place / "looks", planned):
+            exact.append(exact_keys(batch, first + start))
+            phash.append(phash_keys(batch, first + start))
+        sets_of.append(np.full(len(names) - first, number, np.int64))
+    joined = np.concatenate([np.empty(0, np.int64), *sets_of])
+    return KnownImages(joined, Keys.joined(exact), Keys.joined(phash), failures), names
+
+
+def leaked_images(
+    batches: Iterator[tuple[int, pa.RecordBatch]],
+    known: KnownImages,
+    ways: Sequence[tuple[int, int]],
+    distance: int,
+    standing: Standing,
+    found: FoundFiles,
+) -> None:
+    """Let rows go whose image is in an evaluation set.
+
+    A photo that was learned from is known without its colours, too, so colours do not count here.
+
+    Args:
+        batches: What was measured of all rows.
+        known: The images of the sets.
+        ways: For each set the numbers of its reasons: the same bytes, the same look.
+        distance: In how many bits perceptual hashes may differ.
+        standing: It is told which go.
+        found: Gets them.
+    """
+    numbers = np.array(ways, np.uint8)
+    held: list[tuple[int, Any]] = []
+    size = 0
+
+    def flush() -> None:
+        exact = Keys.joined([exact_keys(batch, first) for first, batch in held])
+        phash = Keys.joined([phash_keys(batch, first) for first, batch in held])
+        same, of = _same(exact, known.exact)
+        is_new = np.isin(phash.rows, same, invert=True)
+        near, near_of, far = _near(phash.rows[is_new], phash.high[is_new], known.phash, distance)
+        rows, images = np.concatenate([same, near]), np.concatenate([of, near_of])
+        column = np.repeat([0, 1], [len(same), len(near)])
+        order = np.argsort(rows)
+        far = np.concatenate([np.zeros(len(same), np.float32), far])
+        way = numbers[known.sets[images], column]
+        found.write(Found(rows[order], images[order], far[order], way[order]), is_known=True)
+        standing.go(rows)
+        held.clear()
+
+    for first, batch in batches:
+        held.append((first, batch))
+        size += batch.num_rows
+        if size >= _BLOCK:
+            flush()
+            size = 0
+    if held:
+        flush()
+
+
+@dataclass(frozen=True, slots=True)
+class KnownTexts:
+    """Texts that training must not see.
+
+    Attributes:
+        keys: Their hashes; rows are numbers of texts.
+        sets: int64[n], which set each is of.
+    """
+
+    keys: Keys
+    sets: Numbers
+
+
+def text_parts(path: str) -> list[Part]:
+    """The parts of a table of texts; a .txt is read as lines and has none.
+
+    Raises:
+        UsageError: It is not there, or no table.
+    """
+    if path.lower().endswith(".txt") and kind_of(path) == "file":
+        return []
+    return find_parts([path])
+
+
+def leaked_texts(
+    files: Sequence[KeyFile],
+    count: int,
+    known: KnownTexts,
+    ways: Sequence[int],
+    first_name: int,
+    standing: Standing,
+    found: FoundFiles,
+) -> None:
+    """Let rows go whose text is in an evaluation set.
+
+    Args:
+        files: Keys of the texts of rows, of all parts.
+        count: In how many buckets they are gone through.
+        known: The texts of the sets.
+        ways: For each set the number of its reason.
+        first_name: How many names of images come before those of texts.
+        standing: It is told which go.
+        found: Gets them.
+    """
+    numbers = np.array(ways, np.uint8)
+    for number in range(count):
+        keys = bucket(files, number, count)
+        rows, of = _same(keys, known.keys)
+        is_left = standing.left(rows)
+        rows, of = rows[is_left], of[is_left]
+        order = np.argsort(rows)
+        way = numbers[known.sets[of]]
+        zero = np.zeros(len(rows), np.float32)
+        found.write(Found(rows[order], of[order] + first_name, zero, way[order]), is_known=True)
+        standing.go(rows)
+
+
+def text_digest(path: str) -> str:
+    """A text that changes with a table of texts.
+
+    Raises:
+        UsageError: It is not there, or no table.
+    """
+    return _digest([part.file for part in text_parts(path)] or [path])
+
+
+def lines_of(path: str) -> list[str]:
+    """The lines of a text file.
+
+    Raises:
+        UsageError: It cannot be read.
+    """
+    try:
+        return Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} cannot be read as UTF-8: {error}") from error
+
+
+def _same(keys: Keys, known: Keys) -> tuple[Numbers, Numbers]:
+    """Rows whose keys are known, and the first of the known ones that each is the same as."""
+    places: dict[tuple[int, int], int] = {}
+    chosen = np.isin(known.high, keys.high)
+    columns = (column[chosen].tolist() for column in known)
+    for high, low, image in zip(*columns, strict=True):
+        places.setdefault((high, low), image)
+    is_likely = np.isin(keys.high, known.high)
+    rows, of = [], []
+    columns = (column[is_likely].tolist() for column in keys)
+    for high, low, row in zip(*columns, strict=True):
+        image = places.get((high, low))
+        if image is not None:
+            rows.append(row)
+            of.append(image)
+    return np.array(rows, np.int64), np.array(of, np.int64)
+
+
+def _near(
+    rows: Numbers, hashes: npt.NDArray[np.uint64], known: Keys, distance: int
+) -> tuple[Numbers, Numbers, npt.NDArray[np.float32]]:
+    """Rows whose hashes are near to known ones, the nearest of these (of several the first), and how far it is."""
+    own, theirs = np.unique(hashes), np.unique(known.high)
+    best: dict[int, tuple[int, int]] = {}  # hash of a row -> distance, image
+    images: dict[int, int] = {}
+    for value, image in zip(known.high.tolist(), known.rows.tolist(), strict=True):
+        images.setdefault(value, image)
+
+    def offer(value: int, far: int, image: int) -> None:
+        best[value] = min(best.get(value, (65, 0)), (far, image))
+
+    for value in np.intersect1d(own, theirs).tolist():
+        offer(value, 0, images[value])
+    for pairs in near_hashes(np.union1d(own, theirs), distance):
+        for mine, other in ((pairs.first, pairs.second), (pairs.second, pairs.first)):
+            is_across = np.isin(mine, own) & np.isin(other, theirs)
+            columns = (column[is_across].tolist() for column in (mine, other, pairs.distance))
+            for value, other_value, far in zip(*columns, strict=True):
+                offer(value, far, images[other_value])
+    if not best:
+        empty = np.empty(0, np.int64)
+        return empty, empty, empty.astype(np.float32)
+    values = np.array(sorted(best), np.uint64)
+    found = np.array([best[value] for value in values.tolist()], np.int64)
+    is_near = np.isin(hashes, values)
+    place = np.searchsorted(values, hashes[is_near])
+    return rows[is_near], found[place, 1], found[place, 0].astype(np.float32)
+
+
+def _listed(one: EvaluationSet, folder: Path, step: LooksStep) -> tuple[list[Part], LooksStep]:
+    """The images of a folder as tables that name them, and the step that measures these."""
+    import pyarrow as pa
+
+    assert one.files is not None
+    parts = []
+    for start in range(0, len(one.files), _LISTED):
+        path = folder / "list" / f"{start // _LISTED:06d}.parquet"
+        if not path.exists():  # its folder is called by what is in it
+            # Bytes of names that are no UTF-8 are escapes, as in all tables of names.
+            cells = [
+                os.fsencode(name)
+                .decode("utf-8", "surrogateescape")
+                .encode("utf-8", "backslashreplace")
+                for name in one.files[start : start + _LISTED]
+            ]
+            with PartWriter(path) as writer:
+                writer.write(pa.RecordBatch.from_pydict({"image": [c.decode() for c in cells]}))
+        parts.append(Part(str(path), "parquet", path.stem))
+    source = SourceOptions(image_column="image", max_bytes=step.source.max_bytes)
+    return parts, LooksStep(source, step.decode)
+
+
+def _names(one: EvaluationSet, parts: Sequence[PlannedPart]) -> list[str]:
+    if one.files is not None:
+        return list(one.files)
+    return [f"{part.file}/{part.first_in_file + row}" for part in parts for row in range(part.rows)]
+
+
+def _digest(files: Sequence[str]) -> str:
+    """A text that changes with files."""
+    digest = blake2b(digest_size=16)
+    for file in files:
+        try:
+            status = os.stat(file)  # noqa: PTH116
+            told = f"{file}\0{status.st_size}\0{status.st_mtime_ns}\0"
+        except OSError:
+            told = f"{file}\0gone\0"
+        digest.update(told.encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
+
+
+def _one_each(array: pa.Array) -> tuple[pa.Array, list[int]]:
+    """The texts of a column, of which a row may have several, and the row of each."""
+    import pyarrow as pa
+    from pyarrow import compute
+
+    rows = pa.array(range(len(array)))
+    while pa.types.is_list(array.type) or pa.types.is_large_list(array.type):
+        rows = rows.take(compute.list_parent_indices(array))
+        array = array.flatten()
+    return array, rows.to_pylist()
+
+
+def known_texts(
+    paths: Sequence[str], column: str | None, *, is_normalised: bool
+) -> tuple[KnownTexts, list[str]]:
+    """The texts of evaluation sets, and where each stands.
+
+    Args:
+        paths: Tables, or .txt with a text a line.
+        column: The column with texts, of tables that have it; of others the first with a usual name.
+        is_normalised: Whether texts are normalised before they are compared.
+    """
+    found, sets, names = [], [], list[str]()
+    for number, path in enumerate(paths):
+        first = len(names)
+        parts = text_parts(path)
+        if not parts:
+            lines = [normalised(line) if is_normalised else line for line in lines_of(path)]
+            found.append(keys_of([line.encode() for line in lines], len(names)))
+            names += [f"{path}:{place}" for place in range(1, len(lines) + 1)]
+        for part in parts:
+            named = [column] if column in column_types(part) else []
+            (name,) = text_columns(part, named)
+            place = 0
+            for batch in Rows(part, [name]).batches():
+                texts, rows = _one_each(batch.column(0))
+                found.append(keys_of(cells_of(texts, is_normalised=is_normalised), len(names)))
+                names += [f"{part.file}/{place + row}" for row in rows]
+                place += batch.num_rows
+        sets.append(np.full(len(names) - first, number, np.int64))
+    return KnownTexts(Keys.joined(found), np.concatenate([np.empty(0, np.int64), *sets])), names

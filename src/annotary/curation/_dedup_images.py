@@ -1,0 +1,334 @@
+"""Rows whose images are the same or nearly so, and which of them stay: the rule of `annotary.catalog.duplicates`.
+
+Rows are gone through from the best (the most pixels, then the first) to the worst. One that no row that stays is near
+to stays, too. So groups are no chains: whatever goes is itself within the limits of one that stays and is as good.
+
+Hashes of images lie in files of keys, and only rows that have a near one are held in memory, about 300 bytes each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from annotary.catalog.duplicates_vectors import near_vectors
+from annotary.catalog.perceptual_hash import near_hashes
+from annotary.curation._dedup_found import Found, FoundFiles, Numbers, Standing
+from annotary.curation._dedup_groups import buckets, equal_rows
+from annotary.curation._dedup_keys import SUFFIX, KeyFile, Keys, KeyWriter, keys_of
+from annotary.curation._dedup_plan import PlannedPart
+from annotary.curation.looks import read_looks
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+GREY, COLOURED = 6, 24
+"""Up to which chroma an image is grey, and from which on it has colours, as in `annotary.catalog.duplicates`. A photo
+without its colours has the hash of the photo; neither stands for the other."""
+
+_IS_GREY, _IS_EITHER, _IS_COLOURED = 0, 1, 2
+
+_ALIKE = {0: (0, 1), 1: (0, 1, 2), 2: (1, 2)}
+
+_AT_ONCE = 2**14
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFiles:
+    """What images are compared by, of all parts, in files.
+
+    Attributes:
+        exact: Keys of their bytes.
+        phash: Keys of their looks: the perceptual hash above, whether it has colours below.
+        pixels: int64[rows], width times height; 0 where it is not known.
+    """
+
+    exact: KeyFile
+    phash: KeyFile
+    pixels: npt.NDArray[np.int64]
+
+
+class Vectors(NamedTuple):
+    """Vectors of rows.
+
+    Attributes:
+        rows: int64[n], ascending.
+        vectors: float32[n, d], of length 1.
+    """
+
+    rows: Numbers
+    vectors: npt.NDArray[np.float32]
+
+
+class Candidates(NamedTuple):
+    """Rows that are near to others in one way.
+
+    Attributes:
+        rows: int64[n].
+        keys: Of each, what it is the same by.
+        kinds: Of each, whether it is grey, coloured, or either.
+        near: Keys to those that are near, the nearest first, with the distance.
+    """
+
+    rows: list[int]
+    keys: list[int]
+    kinds: list[int]
+    near: Mapping[int, Sequence[tuple[float, int]]]
+
+
+def image_files(looks: Path, parts: Sequence[PlannedPart], rows: int, folder: Path) -> ImageFiles:
+    """What images are compared by, from what was measured of them.
+
+    Args:
+        looks: The folder of `LooksStep`.
+        parts: All parts.
+        rows: How many rows they have.
+        folder: For the files.
+    """
+    exact, phash = folder / f"exact{SUFFIX}", folder / f"phash{SUFFIX}"
+    pixels = np.memmap(folder / "pixels", np.int64, "w+", shape=(max(1, rows),))
+    with ExitStack() as stack:
+        exact_file = stack.enter_context(KeyWriter(exact))
+        phash_file = stack.enter_context(KeyWriter(phash))
+        for first, batch in look_batches(looks, parts):
+            exact_file.write(exact_keys(batch, first))
+            phash_file.write(phash_keys(batch, first))
+            width, height = (_filled(batch.column(name)) for name in ("width", "height"))
+            pixels[first : first + batch.num_rows] = width * height
+    return ImageFiles(KeyFile(exact, 0), KeyFile(phash, 0), pixels)
+
+
+def look_batches(looks: Path, parts: Sequence[PlannedPart]) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """What was measured of all rows, in their order, with the number of the first of each batch."""
+    for part in parts:
+        if part.broken is None:
+            first = part.first
+            for batch in read_looks(looks / f"{part.name}.parquet"):
+                yield first, batch
+                first += batch.num_rows
+
+
+def exact_keys(batch: pa.RecordBatch, first: int) -> Keys:
+    """The keys of the bytes of images: half of their sha256."""
+    column = batch.column("sha256")
+    rows = np.flatnonzero(column.is_valid().to_numpy(zero_copy_only=False))
+    digests = b"".join(column.drop_null().to_pylist())
+    halves = np.frombuffer(digests, "<u8").reshape(-1, 4)
+    return Keys(halves[:, 0], halves[:, 1], rows + first)
+
+
+def phash_keys(batch: pa.RecordBatch, first: int) -> Keys:
+    """The keys of the looks of images that are not flat."""
+    hashes = batch.column("phash")
+    rows = np.flatnonzero(hashes.is_valid().to_numpy(zero_copy_only=False))
+    chroma = batch.column("chroma").fill_null((GREY + COLOURED) // 2).to_numpy()[rows]
+    kinds = np.full(len(rows), _IS_EITHER, np.uint64)
+    kinds[chroma <= GREY] = _IS_GREY
+    kinds[chroma >= COLOURED] = _IS_COLOURED
+    return Keys(hashes.drop_null().to_numpy().astype(np.uint64), kinds, rows + first)
+
+
+def equal_images(file: KeyFile, rows: int, standing: Standing) -> Candidates:
+    """Images with the same bytes."""
+    found, keys = [], []
+    for part in buckets([file], rows, standing):
+        groups = equal_rows(part)
+        found.append(groups.rows)
+        keys.append(groups.rows[groups.is_first][groups.numbers])
+    return _candidates(found, keys)
+
+
+def near_images(
+    file: KeyFile, rows: int, standing: Standing, distance: int, folder: Path
+) -> Candidates:
+    """Images that look the same.
+
+    Args:
+        file: The keys of their looks.
+        rows: How many rows there are.
+        standing: Which rows have gone.
+        distance: In how many bits their hashes may differ.
+        folder: For a file of all hashes.
+    """
+    place = folder / "hashes"
+    with place.open("wb") as all_hashes:
+        for part in buckets([file], rows, standing):
+            all_hashes.write(np.unique(part.high).tobytes())
+    hashes = np.memmap(place, np.uint64, "r") if place.stat().st_size else np.empty(0, np.uint64)
+    pairs = list(near_hashes(hashes, distance))
+    near = _neighbours((pair.first, pair.second, pair.distance) for pair in pairs)
+    paired = np.unique(np.array(list(near), np.uint64))
+    found, keys, kinds = [], [], []
+    for part in buckets([file], rows, standing):
+        _, inverse, counts = np.unique(part.high, return_inverse=True, return_counts=True)
+        chosen = (counts[inverse] > 1) | np.isin(part.high, paired)
+        found.append(part.rows[chosen])
+        keys.append(part.high[chosen])
+        kinds.append(part.low[chosen])
+    return _candidates(found, keys, kinds, near)
+
+
+def near_by_vectors(
+    vectors: Vectors, rows: int, standing: Standing, cosine: float, folder: Path
+) -> Candidates:
+    """Images whose vectors point nearly the same way.
+
+    Args:
+        vectors: Of rows.
+        rows: How many rows there are.
+        standing: Which rows have gone.
+        cosine: How alike they must be.
+        folder: For files as large as the vectors, and what `near_vectors` needs.
+    """
+    path = folder / f"vectors{SUFFIX}"
+    with KeyWriter(path) as file:
+        for start in range(0, len(vectors.rows), _AT_ONCE):
+            block = np.asarray(vectors.vectors[start : start + _AT_ONCE])
+            keys = keys_of([vector.tobytes() for vector in block], 0)
+            file.write(keys._replace(rows=vectors.rows[start : start + _AT_ONCE]))
+    # Of equal vectors one stands for all, or their pairs would be as many as their number squared.
+    found, keys_found, doubles = [], [], []
+    for part in buckets([KeyFile(path, 0)], rows, standing):
+        groups = equal_rows(part)
+        found.append(groups.rows)
+        keys_found.append(groups.rows[groups.is_first][groups.numbers])
+        doubles.append(groups.rows[~groups.is_first])
+    is_searched = standing.left(vectors.rows)
+    is_searched[np.searchsorted(vectors.rows, _joined(doubles))] = False
+    places = np.flatnonzero(is_searched)
+    searched = vectors.vectors
+    if len(places) < len(vectors.rows):
+        searched = np.lib.format.open_memmap(
+            folder / "searched.npy", "w+", np.float32, (len(places), vectors.vectors.shape[1])
+        )
+        for start in range(0, len(places), _AT_ONCE):
+            chosen = places[start : start + _AT_ONCE]
+            searched[start : start + len(chosen)] = vectors.vectors[chosen]
+    numbers = vectors.rows[places]
+    near = _neighbours(
+        (numbers[first], numbers[second], 1.0 - likeness.astype(np.float64))
+        for first, second, likeness in near_vectors(searched, cosine)
+    )
+    alone = np.setdiff1d(np.array(list(near), np.int64), _joined(found))
+    return _candidates([*found, alone], [*keys_found, alone], None, near)
+
+
+def settle_images(
+    ways: Sequence[tuple[int, Candidates]],
+    pixels: npt.NDArray[np.int64],
+    standing: Standing,
+    found: FoundFiles,
+) -> None:
+    """Let all images go for which a better one that stays is near.
+
+    Args:
+        ways: The number of the reason of each way, in the order in which they are told, and what is near in it.
+        pixels: int64[rows].
+        standing: Which rows have gone; it is told which go.
+        found: Gets them.
+    """
+    kept = [_Kept(candidates) for _, candidates in ways]
+    every = np.unique(_joined([np.array(c.rows, np.int64) for _, c in ways]))
+    order = every[np.lexsort((every, -np.asarray(pixels[every])))].tolist()
+    going: list[tuple[int, int, float, int]] = []
+    for rank, row in enumerate(order):
+        for (way, _), one in zip(ways, kept, strict=True):
+            near = one.near(row)
+            if near is not None:
+                going.append((row, order[near[1]], near[0], way))
+                break
+        else:
+            for one in kept:
+                one.keep(row, rank)
+    if not going:
+        return
+    rows, of, distance, way_of = zip(*sorted(going), strict=True)
+    gone = Found(
+        np.array(rows, np.int64),
+        np.array(of, np.int64),
+        np.array(distance, np.float32),
+        np.array(way_of, np.uint8),
+    )
+    found.write(gone)
+    standing.go(gone.rows)
+
+
+class _Kept:
+    """The images that stay, by one way.
+
+    Args:
+        candidates: What is near in it.
+    """
+
+    def __init__(self, candidates: Candidates) -> None:
+        of_rows = zip(candidates.keys, candidates.kinds, strict=True)
+        self._of = dict(zip(candidates.rows, of_rows, strict=True))
+        self._near = candidates.near
+        self._ranks: dict[tuple[int, int], int] = {}
+
+    def near(self, row: int) -> tuple[float, int] | None:
+        """The distance and the rank of the nearest that stays, of several the best; None when there is none."""
+        if row not in self._of:
+            return None
+        key, kind = self._of[row]
+        best: tuple[float, int] | None = None
+        for distance, other in ((0.0, key), *self._near.get(key, ())):
+            if best is not None and distance > best[0]:
+                break
+            for other_kind in _ALIKE[kind]:
+                rank = self._ranks.get((other, other_kind))
+                if rank is not None and (best is None or (distance, rank) < best):
+                    best = (distance, rank)
+        return best
+
+    def keep(self, row: int, rank: int) -> None:
+        """Note that a row stays. Better ones come first."""
+        if row in self._of:
+            self._ranks.setdefault(self._of[row], rank)
+
+
+def _neighbours(
+    pairs: Iterable[tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]],
+) -> dict[int, list[tuple[float, int]]]:
+    """Keys to those that are near, the nearest first."""
+    near: dict[int, list[tuple[float, int]]] = {}
+    for first, second, distance in pairs:
+        columns = (first.tolist(), second.tolist(), distance.tolist())
+        for one, other, far in zip(*columns, strict=True):
+            near.setdefault(one, []).append((far, other))
+            near.setdefault(other, []).append((far, one))
+    for others in near.values():
+        others.sort()
+    return near
+
+
+def _candidates(
+    rows: Sequence[npt.NDArray[Any]],
+    keys: Sequence[npt.NDArray[Any]],
+    kinds: Sequence[npt.NDArray[Any]] | None = None,
+    near: Mapping[int, Sequence[tuple[float, int]]] | None = None,
+) -> Candidates:
+    listed = [number for part in rows for number in part.tolist()]
+    listed_kinds = (
+        [_IS_EITHER] * len(listed)
+        if kinds is None
+        else [number for part in kinds for number in part.tolist()]
+    )
+    return Candidates(
+        listed, [number for part in keys for number in part.tolist()], listed_kinds, near or {}
+    )
+
+
+def _joined(arrays: Sequence[Numbers]) -> Numbers:
+    return np.concatenate([np.empty(0, np.int64), *arrays])
+
+
+def _filled(column: pa.Array) -> npt.NDArray[np.int64]:
+    filled: npt.NDArray[np.int64] = column.fill_null(0).to_numpy().astype(np.int64)
+    return filled
