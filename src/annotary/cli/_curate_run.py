@@ -98,9 +98,9 @@ class _Watcher:
 
         tell(text)
 
-    def working(self, step: PlannedStep, parts: int) -> AbstractContextManager[OnPart | None]:
+    def working(self, what: str, parts: int) -> AbstractContextManager[OnPart]:
         """Show a bar."""
-        return step_bar(step.name, parts, quiet=self._quiet)
+        return step_bar(what, parts, quiet=self._quiet)
 
     def ended(self, step: PlannedStep, outcome: Outcome) -> None:
         """Tell the counts."""

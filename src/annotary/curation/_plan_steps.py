@@ -7,7 +7,8 @@ of steps are imported when a pipeline has such a step.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, fields
 from importlib import import_module
 from pathlib import Path
@@ -17,10 +18,19 @@ from annotary.curation.steps import REPORT, OnPart, StepOptions, StepResult
 from annotary.errors import UsageError
 
 if TYPE_CHECKING:
+    from annotary.curation.looks import LooksStep
     from annotary.curation.tables import Part
 
 SPREAD = ("workers", "executor")
 """Options of `StepOptions` that a step of a pipeline may have; the pipeline itself decides the others."""
+
+
+Watch = Callable[[str, int], AbstractContextManager[OnPart]]
+
+
+@contextmanager
+def _unwatched(_verb: str, _parts: int) -> Iterator[OnPart]:
+    yield lambda _done, _tally: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +43,11 @@ class Work:
         options: The options by their class.
         more: Keys that are no fields of these.
         steps: How the work is spread.
+        parts: How many parts the tables have.
         matched: The folder of the last step that matched, if any.
         entries: The list of entries that the last `metadata` has made, if any.
-        on_part: Is told of each part as it is done.
+        watch: Gives what is told of each part as it is done, for a part of the work: what is done, and for how many.
+        note: Is told what is worth a line.
     """
 
     folder: Path
@@ -43,9 +55,10 @@ class Work:
     options: Mapping[type, Any]
     more: Mapping[str, Any]
     steps: StepOptions
+    parts: int = 0
     matched: Path | None = None
     entries: Path | None = None
-    on_part: OnPart | None = None
+    watch: Watch = _unwatched
     note: Callable[[str], None] = lambda _: None
 
     def of(self, record: type) -> Any:
@@ -195,9 +208,10 @@ def _match(work: Work) -> Done:
     if notice is not None:
         work.note(notice)
     options = work.of(MatchOptions)
-    return Done.of(
-        match(work.tables, entries, work.folder, options, work.steps, on_part=work.on_part)
-    )
+    with work.watch("matching", work.parts) as on_part:
+        return Done.of(
+            match(work.tables, entries, work.folder, options, work.steps, on_part=on_part)
+        )
 
 
 def _check_balance(work: Work, known: Known) -> None:
@@ -222,14 +236,71 @@ def _balance(work: Work) -> Done:
     file = work.more.get("counts")
     counts = None if file is None else read_counts_file(file)
     options = work.of(BalanceOptions)
+    with work.watch("balancing", work.parts) as on_part:
+        return Done.of(
+            balance(
+                *(work.matched, work.folder, options, work.steps),
+                counts=counts,
+                tables=None if list(work.tables) == [work.matched] else work.tables,
+                on_part=on_part,
+            )
+        )
+
+
+def _looks(work: Work) -> LooksStep:
+    """How images are found, read and measured."""
+    from annotary.curation.looks import LooksStep, PictureOptions
+    from annotary.images import DecodeOptions
+    from annotary.sources import SourceOptions
+
+    return LooksStep(work.of(SourceOptions), work.of(DecodeOptions), work.of(PictureOptions))
+
+
+def _check_dedup(work: Work, known: Known) -> None:
+    from annotary.curation.dedup import DedupOptions, _planning
+
+    if known.part is not None:
+        options = work.of(DedupOptions)
+        _planning([known.part], work.folder, options, _looks(work), None)
+
+
+def _dedup(work: Work) -> Done:
+    from annotary.curation.dedup import DedupOptions, dedup
+
+    options = work.of(DedupOptions)
     return Done.of(
-        balance(
-            *(work.matched, work.folder, options, work.steps),
-            counts=counts,
-            tables=None if list(work.tables) == [work.matched] else work.tables,
-            on_part=work.on_part,
+        dedup(
+            *(work.tables, work.folder, options, work.steps), looks=_looks(work), watch=work.watch
         )
     )
+
+
+def _check_quality(work: Work, known: Known) -> None:
+    from annotary.curation.quality import QualityOptions, check_quality
+
+    options = work.of(QualityOptions)
+    if known.part is not None:
+        check_quality([known.part], options, _looks(work))
+    else:
+        options.limits()
+
+
+def _quality(work: Work) -> Done:
+    from annotary.curation.quality import QualityOptions, filter_quality
+
+    options = work.of(QualityOptions)
+    with work.watch("filtering", work.parts) as on_part:
+        return Done.of(
+            filter_quality(
+                *(work.tables, work.folder, options, work.steps),
+                looks=_looks(work),
+                on_part=on_part,
+            )
+        )
+
+
+_OF_IMAGES = ("sources:SourceOptions", "images:DecodeOptions", "curation.looks:PictureOptions")
+_NO_FILES = ("recursive", "include_files", "exclude_files", "shard")
 
 
 KINDS: Mapping[str, Kind] = {
@@ -242,6 +313,19 @@ KINDS: Mapping[str, Kind] = {
     ),
     "match": Kind(
         ("curation.match:MatchOptions",), _check_match, _match, more={"entries": Path | None}
+    ),
+    "dedup": Kind(
+        ("curation.dedup:DedupOptions", *_OF_IMAGES),
+        _check_dedup,
+        _dedup,
+        without=_NO_FILES,
+        paths=("against", "against_texts"),
+    ),
+    "quality": Kind(
+        ("curation.quality:QualityOptions", *_OF_IMAGES),
+        _check_quality,
+        _quality,
+        without=_NO_FILES,
     ),
     "balance": Kind(
         ("curation.balance:BalanceOptions",),

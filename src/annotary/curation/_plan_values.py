@@ -20,6 +20,9 @@ _NAMES = {
     Path: "a path",
 }
 
+_WITHOUT_EFFECT = ("timeout", "retries")
+"""Fields on which nothing depends that is written."""
+
 
 def options_from(
     records: Iterable[type], given: Mapping[str, Any], folder: Path, where: str
@@ -39,9 +42,11 @@ def options_from(
     for record in records:
         hints = typing.get_type_hints(record)
         own = {
-            field.name: value_from(hints[field.name], given[field.name], folder, field.name, where)
-            for field in fields(cast(Any, record))
-            if field.name in given
+            entry.name: value_from(
+                hints[entry.name], _joined(entry, given[entry.name]), folder, entry.name, where
+            )
+            for entry in fields(cast(Any, record))
+            if entry.name in given
         }
         try:
             made[record] = record(**own)
@@ -85,9 +90,17 @@ def value_from(hint: Any, value: Any, folder: Path, key: str, where: str) -> Any
     return value
 
 
-def is_path(field: Field[Any], record: type) -> bool:
+def _joined(entry: Field[Any], value: Any) -> Any:
+    """A list for a field that holds several values with commas between them, as `--by text,url`, in its form."""
+    is_list = "," in str(entry.metadata.get("metavar", ""))
+    if is_list and isinstance(value, list) and all(isinstance(one, str) for one in value):
+        return ",".join(value)
+    return value
+
+
+def is_path(entry: Field[Any], record: type) -> bool:
     """Whether a field holds paths."""
-    hint = _inner(typing.get_type_hints(record)[field.name])
+    hint = _inner(typing.get_type_hints(record)[entry.name])
     return hint is Path or Path in typing.get_args(hint)
 
 
@@ -95,11 +108,11 @@ def differing(made: Mapping[type, Any]) -> dict[str, Any]:
     """The fields of options that have another value than their default, as JSON."""
     found: dict[str, Any] = {}
     for options in made.values():
-        for field in fields(options):
-            value = getattr(options, field.name)
-            default = None if field.default is MISSING else field.default
-            if value != default:
-                found[field.name] = plain(value)
+        for entry in fields(options):
+            value = getattr(options, entry.name)
+            default = None if entry.default is MISSING else entry.default
+            if value != default and entry.name not in _WITHOUT_EFFECT:
+                found[entry.name] = plain(value)
     return found
 
 

@@ -33,7 +33,7 @@ _ALONE = """
 .page { fill: var(--page); }
 """
 
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 14, 40, 44  # pixels around the plot
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 14, 56, 44  # pixels around the plot
 
 
 def rank_plot(
@@ -121,7 +121,7 @@ def _axes(
     pieces.append(
         f'<text x="{middle:.1f}" y="{height - 8}" text-anchor="middle">rank of the entry</text>'
     )
-    pieces.append(f'<text x="4" y="{_TOP - 12}">texts that match it</text>')
+    pieces.append(f'<text x="0" y="{_TOP - 14}">texts that match it</text>')
     return "".join(pieces)
 
 
@@ -157,7 +157,7 @@ def _legend(*, is_balanced: bool, has_limit: bool) -> str:
         shown.append(("after", "after"))
     if not is_balanced and not has_limit:
         return ""
-    pieces, place = [], _LEFT
+    pieces, place = [], 1
     for name, told in shown:
         pieces.append(
             f'<path class="{name}" d="M{place} 10h18"/><text x="{place + 24}" y="14">{told}</text>'

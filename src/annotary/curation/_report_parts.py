@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -26,16 +26,17 @@ h3 { font-size: .95rem; margin: 28px 0 8px; font-weight: 600; }
 p { margin: 0 0 12px; overflow-wrap: anywhere; }
 .about { color: var(--pale); font-size: .9rem; }
 a { color: var(--link); }
-.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(132px, 1fr)); gap: 10px; margin: 16px 0 4px;
+.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(148px, 1fr)); gap: 10px; margin: 16px 0 4px;
   padding: 0; list-style: none; }
 .figures li { padding: 10px 12px; background: var(--card); border-radius: 8px; min-width: 0; }
 .figures span { display: block; color: var(--pale); font-size: .8rem; line-height: 1.35; }
-.figures b { display: block; font-size: 1.3rem; line-height: 1.35; font-weight: 600;
+.figures b { display: block; font-size: 1.2rem; line-height: 1.4; font-weight: 600;
   font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { padding: 5px 0 5px 14px; text-align: right; font-weight: 400; border-bottom: 1px solid var(--line);
   white-space: nowrap; vertical-align: baseline; }
-th:first-child, td:first-child { padding-left: 0; text-align: left; white-space: normal; overflow-wrap: anywhere; }
+th:first-child, td:first-child { padding-left: 0; text-align: left; white-space: normal; overflow-wrap: anywhere;
+  min-width: 92px; }
 thead th { color: var(--pale); font-size: .8rem; vertical-align: bottom; }
 td.bar { width: 42%; min-width: 90px; padding-right: 0; }
 td.bar span { display: block; height: 9px; border-radius: 2px; background: var(--track); overflow: hidden; }
@@ -46,7 +47,7 @@ td.bar i { display: block; height: 100%; border-radius: 2px; background: var(--b
 figure { margin: 8px 0 0; }
 .narrow { display: none; }
 @media (max-width: 640px) { .narrow { display: block; } .wide, .only-wide { display: none; }
-  body { padding-top: 18px; } td.bar { width: 30%; min-width: 60px; } th, td { padding-left: 10px; } }
+  body { padding-top: 18px; } td.bar { width: 26%; min-width: 48px; } th, td { padding-left: 10px; } }
 figcaption { color: var(--pale); font-size: .85rem; margin-top: 4px; }
 details { margin-top: 20px; }
 summary { color: var(--pale); cursor: pointer; font-size: .9rem; }
@@ -89,20 +90,36 @@ def figures(shown: Iterable[tuple[str, str]]) -> str:
     return f'<ul class="figures">\n{cells}</ul>\n'
 
 
-def bars(head: Sequence[str], rows: Iterable[tuple[str, Sequence[str], float]]) -> str:
+def bars(
+    head: Sequence[str],
+    rows: Iterable[tuple[str, Sequence[str], float]],
+    *,
+    links: Collection[str] = (),
+    less: int | None = None,
+) -> str:
     """A table with a bar at the end of each row.
 
     Args:
         head: What the columns are; the bar has none.
         rows: The first cell, the other cells, and the length of the bar, 0..1.
+        links: First cells that are ids of sections of the page, and lead there.
+        less: The column that narrow screens leave out, by its place in the head.
     """
-    titles = "".join(f'<th scope="col">{escape(one)}</th>' for one in head)
+    hidden = [' class="only-wide"' if place == less else "" for place in range(len(head))]
+    titles = "".join(
+        f'<th scope="col"{how}>{escape(one)}</th>' for one, how in zip(head, hidden, strict=True)
+    )
     lines = []
     for first, cells, length in rows:
-        numbers = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
+        numbers = "".join(
+            f"<td{how}>{escape(cell)}</td>" for cell, how in zip(cells, hidden[1:], strict=True)
+        )
         width = 100 * min(1.0, max(0.0, length))
+        name = escape(first)
+        if first in links:
+            name = f'<a href="#{name}">{name}</a>'
         lines.append(
-            f"<tr><td>{escape(first)}</td>{numbers}"
+            f'<tr><td dir="auto">{name}</td>{numbers}'
             f'<td class="bar"><span><i style="width:{width:.2f}%"></i></span></td></tr>\n'
         )
     return f"<table><thead><tr>{titles}<th></th></tr></thead><tbody>\n{''.join(lines)}</tbody></table>\n"
@@ -154,4 +171,4 @@ def percent(share: float) -> str:
     """A share, 0..1, with as many digits as make sense."""
     if 0 < share < 0.001 or 0.9995 < share < 1:
         return f"{share:.3%}"
-    return f"{share:.1%}"
+    return f"{share:.1%}" if 0 < share < 1 else f"{share:.0%}"

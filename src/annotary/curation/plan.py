@@ -36,7 +36,7 @@ from annotary.curation._plan_values import (
 )
 from annotary.curation.match import COUNTS
 from annotary.curation.steps import OnPart, StepOptions
-from annotary.curation.tables import Part, column_types, find_parts, first_line
+from annotary.curation.tables import BrokenPart, Part, column_types, find_parts, first_line
 from annotary.errors import MissingExtra, OutputError, UsageError
 from annotary.sinks import write_atomically
 from annotary.sources._paths import reason
@@ -143,8 +143,8 @@ class Watcher(Protocol):
     def note(self, text: str) -> None:
         """A line about something that is worth knowing."""
 
-    def working(self, step: PlannedStep, parts: int) -> AbstractContextManager[OnPart | None]:
-        """A step of so many parts works while the context lasts."""
+    def working(self, what: str, parts: int) -> AbstractContextManager[OnPart]:
+        """Something is done for so many parts while the context lasts; what it gives is told of each."""
 
     def ended(self, step: PlannedStep, outcome: Outcome) -> None:
         """A step is done."""
@@ -156,9 +156,9 @@ class Silent:
     def note(self, text: str) -> None:
         """Nothing."""
 
-    def working(self, step: PlannedStep, parts: int) -> AbstractContextManager[OnPart | None]:
+    def working(self, what: str, parts: int) -> AbstractContextManager[OnPart]:
         """Nothing."""
-        return nullcontext()
+        return nullcontext(lambda _done, _tally: None)
 
     def ended(self, step: PlannedStep, outcome: Outcome) -> None:
         """Nothing."""
@@ -206,9 +206,7 @@ def check_plan(plan: Plan) -> None:
         MissingExtra: A step needs what is not installed.
         ModelError: A model cannot be had.
     """
-    parts = find_parts(plan.tables)
-    column_types(parts[0])
-    known = Known(parts[0])
+    known = Known(_readable(find_parts(plan.tables)))
     for step in plan.steps:
         for key, paths in step.paths.items():
             for path in paths:
@@ -217,6 +215,22 @@ def check_plan(plan: Plan) -> None:
         work = Work(plan.output / step.name, plan.tables, step.options, step.more, StepOptions())
         with _told(step):
             step.kind.check(work, known)
+
+
+def _readable(parts: Sequence[Part]) -> Part:
+    """The first part that can be read: broken ones are listed by the steps.
+
+    Raises:
+        BrokenPart: There is none.
+    """
+    for part in parts[:-1]:
+        try:
+            column_types(part)
+        except BrokenPart:
+            continue
+        return part
+    column_types(parts[-1])
+    return parts[-1]
 
 
 def run_plan(
@@ -316,14 +330,15 @@ class _Run:
             )
         note.begin(wanted)
         started = time.monotonic()
-        with self._watcher.working(step, parts) as on_part, _told(step):
+        with _told(step):
             done = step.kind.run(
                 Work(
-                    *(folder, self._tables, step.options, step.more),
+                    *(folder, self._tables, self._options(step), step.more),
                     replace(self._steps, **step.spread),
+                    parts=parts,
                     matched=self._matched,
                     entries=self._entries,
-                    on_part=on_part,
+                    watch=lambda verb, count: self._watcher.working(f"{step.name}: {verb}", count),
                     note=self._watcher.note,
                 )
             )
@@ -334,6 +349,16 @@ class _Run:
         )
         note.end(outcome, makes_tables=done.makes_tables)
         return outcome
+
+    def _options(self, step: PlannedStep) -> Mapping[type, Any]:
+        """The options of a step; paths of images start where they do in the tables that the pipeline was given."""
+        from annotary.curation.looks import PictureOptions
+
+        folders = {Path(part.file).parent for part in find_parts(self._plan.tables)}
+        told = step.options.get(PictureOptions)
+        if told is None or told.images is not None or len(folders) > 1:
+            return step.options
+        return {**step.options, PictureOptions: replace(told, images=folders.pop())}
 
     def _parts(self, step: PlannedStep) -> list[Part]:
         """What a step reads."""

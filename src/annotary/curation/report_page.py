@@ -215,7 +215,11 @@ def _overview(steps: Sequence[_Step]) -> str:
     if not of_rows:
         return ""
     first, last = of_rows[0].rows[0], of_rows[-1].rows[1]
-    shown = [("rows in", f"{first:,}"), ("rows left", f"{last:,}"), ("left", _of(last, first))]
+    shown = [
+        ("rows in", f"{first:,}"),
+        ("rows left", f"{last:,}"),
+        ("share that is left", _of(last, first)),
+    ]
     seconds = sum(float(step.run.get("seconds", 0.0)) for step in steps)
     shown.append(("time of all steps", _duration(seconds)))
     most = max(first, *(step.rows[1] for step in of_rows), 1)
@@ -227,7 +231,11 @@ def _overview(steps: Sequence[_Step]) -> str:
     return (
         figures(shown)
         + "<h3>Rows after each step</h3>\n"
-        + bars(("step", "rows", "of those before", "time"), rows)
+        + bars(
+            *(("step", "rows", "of those before", "time"), rows),
+            links=[step.name for step in steps],
+            less=3,
+        )
     )
 
 
@@ -292,7 +300,7 @@ def _figures(step: _Step) -> str:
             ("t", told_number(report["t"])),
             ("texts without an entry", percent(report["unmatched_share"])),
             ("texts kept", percent(report["kept_share"])),
-            ("entries above t", f"{report['entries_head']:,} of {report['entries']:,}"),
+            (f"entries above t, of {report['entries']:,}", f"{report['entries_head']:,}"),
             ("matches in the tail, before", percent(report["tail_share"])),
             ("matches in the tail, after", percent(report["tail_share_kept"])),
         ]
@@ -310,15 +318,17 @@ def _reasons(step: _Step) -> str:
     if len(ordered) > _MOST_REASONS:
         rest = sum(rows for _, rows in ordered[_MOST_REASONS:])
         shown.append((f"{len(ordered) - _MOST_REASONS} other reasons", rest))
-    most = max(rows for _, rows in shown)
-    lines = [(why, (f"{rows:,}", percent(rows / whole)), rows / most) for why, rows in shown]
+    lines = [(why, (f"{rows:,}", percent(rows / whole)), rows / whole) for why, rows in shown]
     return f"<h3>Why {unit} were dropped</h3>\n" + bars(("reason", unit, f"of all {unit}"), lines)
 
 
 def _plot(curve: Curve, t: float | None) -> str:
     told = "Each entry by its rank: the one that most texts match is the first. Both axes are logarithmic."
     if t is not None:
-        told += " Entries above the line of t are drawn down to about t texts; where none is kept, the line has a gap."
+        told += (
+            " An entry above the line of t keeps about t texts, and more where its texts have rarer entries, too;"
+            " where none is kept, the line has a gap."
+        )
     title = "Texts of each entry" + (", before and after" if t is not None else "")
     return (
         f'<h3>{title}</h3>\n<figure><div class="wide">{rank_plot(curve, t, width=888, height=400)}</div>'
