@@ -25,6 +25,7 @@ from annotary.curation._frequencies import (
     read_unigrams,
 )
 from annotary.curation.entry_index import EntryIndex
+from annotary.curation.match import english_entries
 from annotary.curation.metadata import (
     Metadata,
     MetadataOptions,
@@ -73,6 +74,8 @@ def test_the_list_that_ships_is_that_of_table_1():
     assert all(name == name.lower() for name in names)
     assert not found.dead
     add_up(found)
+    # What matching takes without a list is the same list, so that ids agree.
+    assert list(english_entries()) == [one.text for one in found.entries]
 
 
 def test_the_licence_ships_with_the_list():
@@ -420,12 +423,13 @@ def test_hourly_dumps_count_as_in_the_original(tmp_path):
 
 def test_lists_of_titles(tmp_path):
     path = written(
-        tmp_path / "t.tsv", "New_York_City\t80", "New York City\t5", "Dog\t69", "A: B\t99"
+        tmp_path / "t.tsv", "New_York_City\t80", "", "New York City\t5", "Dog\t69", "A: B\t99"
     )
     found = built(titles=(path,))
     assert [(one.text, one.count) for one in found.entries if one.source == "t"] == [
         ("New York City", 85)
     ]
+    assert found.report["sources"]["titles"]["malformed"]["count"] == 0
     table = written(tmp_path / "t.csv", "title,views", '"Paris, Texas",80', "Rome,90")
     rows = [(row.texts[0], row.count) for row in read_titles(table, Malformed())]
     assert rows == [("Paris, Texas", 80), ("Rome", 90)]

@@ -281,7 +281,7 @@ def read_titles(path: Path, malformed: Malformed) -> Iterator[Row]:
     if _is_csv(path):
         yield from _rows(path, malformed, 1, lambda line: [line])
         return
-    lines = lines_of(path, malformed)
+    lines = ((number, line) for number, line in lines_of(path, malformed) if line.strip())
     first = list(islice(lines, _LOOKED_AT))
     if any("\t" in line for _, line in first):
         cells = ((number, line.split("\t")) for number, line in chain(first, lines))
