@@ -9,8 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from annotary.curation._entry_choice import Entry
-from annotary.curation.tables import arrow
-from annotary.errors import UsageError
+from annotary.errors import MissingExtra, UsageError
 
 COLUMNS = ("id", "entry", "source", "count")
 """Columns of the tables."""
@@ -42,7 +41,10 @@ def writer_of(path: Path) -> Callable[[Sequence[Entry]], bytes]:
     if writer is None:
         raise UsageError(f"{path.name} must end in {', '.join(_WRITERS)}")
     if writer is _parquet:
-        arrow()
+        try:
+            import pyarrow.parquet  # noqa: F401
+        except ImportError as error:
+            raise MissingExtra("Writing Parquet", "curate") from error
     return writer
 
 
