@@ -233,19 +233,19 @@ class _Told:
             self.of.append(names[of] if known else f"{table}/{row}")
 
 
-def write_duplicates(folder: Path) -> int:
+def write_duplicates(folder: Path, names: Sequence[str]) -> int:
     """Put the lists of all parts together, with what tells the rows that stay.
 
     Args:
-        folder: What was written to, by all parts.
+        folder: What was written to.
+        names: Of the parts that were written, in their order.
 
     Returns:
         How many rows go.
     """
     import pyarrow as pa
 
-    plan, place = read_plan(folder), dedup_folder(folder)
-    names = [part.name for part in plan.parts if part.broken is None]
+    place = dedup_folder(folder)
     with tempfile.TemporaryDirectory(prefix="list-", dir=place) as work:
         ids = _Ids(Path(work), [_beside(place, _KEPT, name) for name in names])
         with PartWriter(folder / DUPLICATES, _told_schema()) as writer:

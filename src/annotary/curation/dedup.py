@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ from annotary.curation.steps import (
     run_step,
     take_folder,
 )
-from annotary.curation.tables import Part, Rows, column_types, find_parts, no_column
+from annotary.curation.tables import BrokenPart, Part, Rows, column_types, find_parts, no_column
 from annotary.errors import UsageError
 
 
@@ -148,7 +148,7 @@ def dedup(
     with watch("writing", len(parts)) as on_part:
         result = run_step(step, parts, folder, steps, on_part=on_part)
     if result.is_complete:
-        write_duplicates(folder)
+        write_duplicates(folder, list(result.tallies))
         if not result.failed:
             shutil.rmtree(dedup_folder(folder) / "keys", ignore_errors=True)
             shutil.rmtree(dedup_folder(folder) / "vectors", ignore_errors=True)
@@ -162,12 +162,12 @@ def _planning(
     looks: LooksStep,
     looks_folder: Path | None,
 ) -> Planning:
-    """What there is to do; columns are checked as far as the first part tells.
+    """What there is to do; columns are checked as far as the first part that can be read tells.
 
     Raises:
         UsageError: A column or an evaluation set is not there.
     """
-    first = parts[0]
+    first = _readable(parts)
     ways = [way for way in options.ways if way not in IMAGE_WAYS]
     if options.against_texts and "text" not in ways:
         ways.append("text")
@@ -202,6 +202,15 @@ def _planning(
             *([path, text_digest(path)] for path in text_sets),
         ],
     )
+
+
+def _readable(parts: Sequence[Part]) -> Part:
+    """The first part that is not broken; if all are, the first."""
+    for part in parts:
+        with suppress(BrokenPart):
+            column_types(part)
+            return part
+    return parts[0]
 
 
 def _settings(planning: Planning, options: DedupOptions) -> dict[str, Any]:
