@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 import traceback
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from annotary.errors import AnnotaryError
@@ -23,29 +24,45 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints must not stand between the answers
 
-    def answer(kind: str, outcome: Any) -> None:
-        pickle.dump((kind, outcome), answers)
+    def tell(found: tuple[str, Any]) -> None:
+        pickle.dump(found, answers)
         answers.flush()
 
+    prepare()
     try:
-        from annotary.curation.steps import do_part
-
-        with contextlib.suppress(ImportError):
-            import pyarrow
-
-            pyarrow.set_cpu_count(1)
-            pyarrow.set_io_thread_count(1)
         step, folder = pickle.load(tasks)
-        parts: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        threading.Thread(target=_listen, args=(tasks, parts), daemon=True).start()
-        while True:
-            part = parts.get()
-            try:
-                answer("done", do_part(step, part, folder))
-            except AnnotaryError as error:
-                answer("error", _plain(error))
+    except Exception as error:  # noqa: BLE001 - such as a step of a module that is not found here
+        tell(_bug(error))
+        return
+    parts: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(tasks, parts), daemon=True).start()
+    while True:
+        tell(answer(step, parts.get(), folder))
+
+
+def prepare() -> None:
+    """Let this process use one core: there are as many as cores."""
+    with contextlib.suppress(ImportError):
+        import pyarrow
+
+        pyarrow.set_cpu_count(1)
+        pyarrow.set_io_thread_count(1)
+
+
+def answer(step: Any, part: Any, folder: Path) -> tuple[str, Any]:
+    """What came of a part, in a form that can go to another process; `_workers.outcome_of` takes it."""
+    from annotary.curation.steps import do_part
+
+    try:
+        return "done", do_part(step, part, folder)
+    except AnnotaryError as error:
+        return "error", _plain(error)
     except Exception as error:  # noqa: BLE001 - it is raised again by the one that started us
-        answer("bug", (_copy(error), traceback.format_exc()))
+        return _bug(error)
+
+
+def _bug(error: Exception) -> tuple[str, Any]:
+    return "bug", (_copy(error), "".join(traceback.format_exception(error)))
 
 
 def _listen(tasks: BinaryIO, parts: queue.SimpleQueue[Any]) -> None:

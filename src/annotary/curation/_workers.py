@@ -68,6 +68,23 @@ def run_in_processes(
             hand.stop()
 
 
+def outcome_of(kind: str, outcome: Any) -> Any:
+    """What came of a part, from the answer of a process (`_worker.answer`).
+
+    Raises:
+        AnnotaryError: The step cannot go on.
+        Exception: What went wrong there and should not, with where it did as a note.
+    """
+    if kind == "error":
+        raise outcome
+    if kind == "bug":
+        error, where = outcome
+        error = error or RuntimeError("a step failed in a process of its own")
+        error.add_note(where)
+        raise error
+    return outcome
+
+
 class _Hand(threading.Thread):
     """A thread that gives parts to a process of its own.
 
@@ -128,14 +145,7 @@ class _Hand(threading.Thread):
                 if self._must_stop:
                     raise AnnotaryError("stopped") from None
                 continue
-            if kind == "error":
-                raise outcome
-            if kind == "bug":
-                error, where = outcome
-                error = error or RuntimeError("a step failed in a process of its own")
-                error.add_note(where)
-                raise error
-            return outcome
+            return outcome_of(kind, outcome)
         return Failure.of(part.file, BrokenPart(f"the process that worked on it {ended}"))
 
     def _process_at_hand(self) -> subprocess.Popen[bytes]:
