@@ -15,7 +15,7 @@ from annotary.errors import UsageError
     "--output",
     type=click.Path(path_type=Path),
     metavar="FILE.html",
-    help="The page; report.html in DIR without it.",
+    help="The page; _report.html in DIR without it, or report.html in that of a pipeline.",
 )
 @click.option(
     "--plot",
@@ -31,7 +31,7 @@ def command(folder: Path, output: Path | None, plot: Path | None, quiet: bool) -
     after. It needs nothing but itself.
     """
     from annotary.cli._output import tell
-    from annotary.curation.report_page import write_page, write_plot
+    from annotary.curation.report_page import is_pipeline, write_page, write_plot
 
     if not folder.is_dir():
         raise UsageError(f"no such folder: {str(folder)!r}")
@@ -40,7 +40,8 @@ def command(folder: Path, output: Path | None, plot: Path | None, quiet: bool) -
         write_plot(folder, plot)
         written.append(plot)
     if output is not None or plot is None:
-        place = output or folder / "report.html"
+        # In the folder of a step a name without "_" would be taken for a table by pyarrow.
+        place = output or folder / ("report.html" if is_pipeline(folder) else "_report.html")
         write_page(folder, place)
         written.append(place)
     if not quiet:

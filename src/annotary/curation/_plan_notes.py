@@ -139,7 +139,7 @@ class Note:
 
     def _output(self) -> str:
         """What changes with any file that the step has written for others."""
-        return digest_of_paths([str(self._folder)])
+        return digest_of_paths([str(self._folder)], endings=_FOR_OTHERS)
 
     def _read(self) -> dict[str, Any] | None:
         try:
@@ -155,12 +155,17 @@ class Note:
         write_atomically(self._path, json.dumps(known, indent=1, ensure_ascii=False))
 
 
-def digest_of_paths(paths: Sequence[str]) -> str:
-    """What changes with files, and with the files of folders."""
-    return digest([_signature(path) for path in paths])
+def digest_of_paths(paths: Sequence[str], *, endings: tuple[str, ...] = ("",)) -> str:
+    """What changes with files, and with the files of folders.
+
+    Args:
+        paths: Files and folders.
+        endings: Of names in folders that count.
+    """
+    return digest([_signature(path, endings) for path in paths])
 
 
-def _signature(path: str) -> Any:
+def _signature(path: str, endings: tuple[str, ...]) -> Any:
     if not os.path.isdir(path):  # noqa: PTH112
         return _signature_of_file(path)
     found = []
@@ -168,7 +173,7 @@ def _signature(path: str) -> Any:
         # What is below `_state` is what a step has for itself.
         folders[:] = sorted(name for name in folders if name != "_state")
         for name in sorted(files):
-            if name.endswith(_FOR_OTHERS) and not name.startswith((".", "_failures")):
+            if name.endswith(endings) and not name.startswith((".", "_failures")):
                 file = os.path.join(place, name)  # noqa: PTH118
                 found.append([os.path.relpath(file, path), *_stamp(file)])
     return found

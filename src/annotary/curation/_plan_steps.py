@@ -44,6 +44,7 @@ class Work:
         more: Keys that are no fields of these.
         steps: How the work is spread.
         parts: How many parts the tables have.
+        is_done: Whether an earlier run has done it; for what is checked beforehand.
         matched: The folder of the last step that matched, if any.
         entries: The list of entries that the last `metadata` has made, if any.
         watch: Gives what is told of each part as it is done, for a part of the work: what is done, and for how many.
@@ -56,6 +57,7 @@ class Work:
     more: Mapping[str, Any]
     steps: StepOptions
     parts: int = 0
+    is_done: bool = False
     matched: Path | None = None
     entries: Path | None = None
     watch: Watch = _unwatched
@@ -122,6 +124,7 @@ class Kind:
         without: Fields that are no keys, as the pipeline decides them.
         paths: Keys beside those of type `Path` that name files or folders, relative to the file of the pipeline.
         is_spread: Whether it has `SPREAD`.
+        changes_texts: Whether matches of the steps before are of other texts than what it leaves.
     """
 
     records: tuple[str, ...]
@@ -131,6 +134,7 @@ class Kind:
     without: tuple[str, ...] = ()
     paths: tuple[str, ...] = ()
     is_spread: bool = True
+    changes_texts: bool = False
 
     def classes(self) -> tuple[type, ...]:
         """The dataclasses of its options."""
@@ -299,6 +303,45 @@ def _quality(work: Work) -> Done:
         )
 
 
+def _check_capfilt(work: Work, known: Known) -> None:
+    from annotary.curation._capfilt_options import Models as LoadedModels
+    from annotary.curation._plan_capfilt import Models
+    from annotary.curation._row_images import image_column
+    from annotary.curation.capfilt import CapFiltOptions
+    from annotary.curation.columns import text_columns
+    from annotary.curation.tables import Rows
+    from annotary.runtime import RuntimeOptions
+    from annotary.sources import SourceOptions
+
+    options, models = work.of(CapFiltOptions), Models.of(work.more)
+    if work.more.get("report_images", 0) < 0:
+        raise UsageError(
+            f"report_images must not be negative, but got {work.more['report_images']}"
+        )
+    if known.part is not None:
+        text_columns(known.part, options.text_column)
+        schema = Rows(known.part).schema
+        image_column(known.part, schema, work.of(SourceOptions).image_column)
+    if not work.is_done:
+        # They are loaded, so that what lacks an ability or a threshold is told now and not after days.
+        LoadedModels.of(*models, options, work.of(RuntimeOptions))
+    known.is_matched = False
+    known.matched_columns.clear()
+
+
+def _capfilt(work: Work) -> Done:
+    from annotary.curation._plan_capfilt import Models, caption_and_filter, failures_of
+    from annotary.curation.capfilt import REPORT_IMAGES
+
+    tally = caption_and_filter(
+        *(work.tables, work.folder, work.options, Models.of(work.more)),
+        report_images=int(work.more.get("report_images", REPORT_IMAGES)),
+        watch=work.watch,
+    )
+    failures = failures_of(work.folder)
+    return Done(tally.rows_in, tally.rows_out, dict(tally.dropped), failures)
+
+
 _OF_IMAGES = ("sources:SourceOptions", "images:DecodeOptions", "curation.looks:PictureOptions")
 _NO_FILES = ("recursive", "include_files", "exclude_files", "shard")
 
@@ -326,6 +369,20 @@ KINDS: Mapping[str, Kind] = {
         _check_quality,
         _quality,
         without=_NO_FILES,
+    ),
+    "capfilt": Kind(
+        (
+            "curation.capfilt:CapFiltOptions",
+            *_OF_IMAGES,
+            "pipeline:PipelineOptions",
+            "runtime:RuntimeOptions",
+        ),
+        _check_capfilt,
+        _capfilt,
+        more={"captioner": str | None, "matcher": str | None, "report_images": int},
+        without=(*_NO_FILES, "on_existing", "retry_failed"),
+        is_spread=False,
+        changes_texts=True,
     ),
     "balance": Kind(
         ("curation.balance:BalanceOptions",),

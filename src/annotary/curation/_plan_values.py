@@ -20,7 +20,10 @@ _NAMES = {
     Path: "a path",
 }
 
-_WITHOUT_EFFECT = ("timeout", "retries")
+_WITHOUT_EFFECT = (
+    *("timeout", "retries", "batch_size", "decoders"),
+    *("threads", "device", "runtime"),
+)
 """Fields on which nothing depends that is written."""
 
 

@@ -19,7 +19,7 @@ import time
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -38,6 +38,7 @@ from annotary.curation.match import COUNTS
 from annotary.curation.steps import OnPart, StepOptions
 from annotary.curation.tables import BrokenPart, Part, column_types, find_parts, first_line
 from annotary.errors import MissingExtra, OutputError, UsageError
+from annotary.models._finding import FOLDER_PREFIX
 from annotary.sinks import write_atomically
 from annotary.sources._paths import reason
 
@@ -212,7 +213,10 @@ def check_plan(plan: Plan) -> None:
             for path in paths:
                 if not os.path.exists(path):  # noqa: PTH110 - never raises
                     raise UsageError(f"{step.where}: {key}: no such file or folder: {path!r}")
-        work = Work(plan.output / step.name, plan.tables, step.options, step.more, StepOptions())
+        work = Work(
+            *(plan.output / step.name, plan.tables, step.options, step.more, StepOptions()),
+            is_done=Note(plan.output, step.name).is_done,
+        )
         with _told(step):
             step.kind.check(work, known)
 
@@ -380,7 +384,12 @@ class _Run:
         return {
             "use": step.use,
             "options": step.told,
-            "files": {key: digest_of_paths(paths) for key, paths in step.paths.items()},
+            "files": {
+                key: digest_of_paths(paths)
+                for key, paths in step.paths.items()
+                if key
+                != "images"  # where images start: they belong to the tables, and may be millions
+            },
             "input": digest([tables, None if beside is None else digest_of_paths([str(beside)])]),
         }
 
@@ -405,6 +414,8 @@ class _Run:
             self._tables = [folder]
         if step.use == "match":
             self._matched = folder
+        elif step.kind.changes_texts:
+            self._matched = None
 
     def tell_strangers(self) -> None:
         """Tell of folders of steps that the pipeline has no more; they stay."""
@@ -462,7 +473,7 @@ def _planned_step(number: int, given: Mapping[str, Any], folder: Path, where: st
         classes, {key: one for key, one in given.items() if key not in kind.more}, folder, where
     )
     more = {
-        key: value_from(hint, given[key], folder, key, where)
+        key: _placed(value_from(hint, given[key], folder, key, where), folder)
         for key, hint in kind.more.items()
         if key in given
     }
@@ -476,6 +487,13 @@ def _planned_step(number: int, given: Mapping[str, Any], folder: Path, where: st
         paths=_paths_of(options, more, kind),
         spread=spread,
     )
+
+
+def _placed(value: Any, folder: Path) -> Any:
+    """A model in a folder, as `dir:models/one`, with its whole path; what else there is as it is."""
+    if isinstance(value, str) and value.startswith(FOLDER_PREFIX):
+        return FOLDER_PREFIX + str(folder / value.removeprefix(FOLDER_PREFIX))
+    return value
 
 
 def _with_places(options: Any, names: Sequence[str], given: set[str], folder: Path) -> Any:
@@ -494,9 +512,10 @@ def _paths_of(
     options: Mapping[type, Any], more: Mapping[str, Any], kind: Kind
 ) -> dict[str, list[str]]:
     """The files and folders that options name, by their keys."""
-    from dataclasses import fields
-
     found: dict[str, Any] = {key: value for key, value in more.items() if isinstance(value, Path)}
+    for key, value in more.items():
+        if isinstance(value, str) and value.startswith(FOLDER_PREFIX):
+            found[key] = value.removeprefix(FOLDER_PREFIX)
     for record, one in options.items():
         for entry in fields(one):
             if entry.name in kind.paths or is_path(entry, record):

@@ -33,7 +33,7 @@ from annotary.curation.tables import first_line
 from annotary.errors import OutputError, UsageError
 from annotary.sinks import write_atomically
 
-PICTURES = "pictures.html"
+PICTURES = "_pictures.html"
 """The page with pictures that a step may have beside its tables; this page links to it."""
 
 _PIPELINE_REPORT = "report.json"
@@ -115,6 +115,11 @@ def check_page(output: Path) -> None:
     _check_ours(output, MARK)
 
 
+def is_pipeline(folder: Path) -> bool:
+    """Whether a folder is that of a pipeline, with one below for each step."""
+    return (folder / NOTES).is_dir()
+
+
 def write_plot(folder: Path, output: Path) -> None:
     """Write the plot of a balanced or matched folder, or of the last such step of a pipeline, as SVG.
 
@@ -175,7 +180,7 @@ def _check_ours(output: Path, mark: str) -> None:
 
 def _steps_of(folder: Path) -> tuple[Mapping[str, Any] | None, list[_Step]]:
     """What a pipeline says, if it is one, and its steps; else the one step."""
-    if (folder / NOTES).is_dir():
+    if is_pipeline(folder):
         try:
             pipeline = json.loads((folder / _PIPELINE_REPORT).read_text(encoding="utf-8"))
             told = [(dict(one), folder / str(one["name"])) for one in pipeline["steps"]]
