@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
 import time
 from collections.abc import Sequence
 from html.parser import HTMLParser
@@ -25,6 +26,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from annotary.cli import annotary as program
+from annotary.curation._capfilt_output import read_rows, write_rows
 from annotary.curation._capfilt_store import _share
 from annotary.curation.capfilt import CapFiltOptions, CapFiltResult, capfilt, write_report
 from annotary.errors import MissingExtra, NothingToDo, OutputError, UsageError
@@ -478,6 +480,7 @@ class TestWhatGoesWrong:
         assert kept == ["a red wall"]
 
     def test_columns_and_tables_that_are_not_there(self, walls, tmp_path):
+        (tmp_path / "tables").mkdir()
         rows = [{"image": "a.png", "said": "x", "url": "u"}]
         path, output = table(tmp_path / "t.jsonl", rows), tmp_path / "out.jsonl"
         with pytest.raises(UsageError, match="choose one with --text-column: 'image', 'said'"):
@@ -499,8 +502,11 @@ class TestWhatGoesWrong:
             run(path, output, None, None)
         with pytest.raises(UsageError, match="are for what a --matcher says"):
             run(path, output, Painter(), None, keep_share=0.5)
+        good = table(tmp_path / "tables" / "good.jsonl", pairs(walls))
         with pytest.raises(UsageError, match="does not say how well texts fit"):
-            run(path, output, None, object_with_card())
+            run(good, output, None, object_with_card())
+        with pytest.raises(UsageError, match=r"lies in .*tables, of which all tables are read"):
+            run(good.parent, good.parent / "more" / "out.jsonl", None, Judge())
         assert not list(tmp_path.glob("out*"))
 
     def test_nothing_is_written_over(self, walls, tmp_path):
@@ -571,6 +577,26 @@ class _Page(HTMLParser):
     def handle_data(self, data: str) -> None:
         if not self._is_script:
             self.texts.append(data)
+
+
+@given(
+    st.lists(st.one_of(st.none(), st.text()), min_size=1, max_size=8),
+    st.sampled_from(["out.csv", "out.jsonl", "out.parquet"]),
+)
+def test_texts_come_back_from_every_format(texts, name):
+    if name == "out.parquet":
+        pytest.importorskip("pyarrow")
+    rows = [
+        {"image": f"{i}.png", "text": text, "origin": "web", "kept": i % 2 == 0, "why": None}
+        for i, text in enumerate(texts)
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, name)
+        assert write_rows(path, rows, {}) == len(rows)
+        found = list(read_rows(path))
+    assert [row["kept"] for row in found] == [row["kept"] for row in rows]
+    empty = "" if name == "out.csv" else None
+    assert [row["text"] for row in found] == [empty if one is None else one for one in texts]
 
 
 class TestThePage:

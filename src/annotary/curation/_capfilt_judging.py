@@ -78,6 +78,8 @@ class Matching:
 
     def scores(self, batch: Batch, texts: Sequence[Sequence[str]]) -> list[list[Score]]:
         """For each of b images how well each of its texts fits, by the probability of a match."""
+        if not any(texts):
+            return [[] for _ in texts]
         found = self._model.match_texts(batch, texts)
         return [
             [

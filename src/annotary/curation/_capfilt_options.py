@@ -120,13 +120,8 @@ class Models:
         """The models by name.
 
         Raises:
-            UsageError: There is none, both are one, one lacks its ability, or nobody says what is dropped.
+            UsageError: Both are one, one lacks its ability, or nobody says what is dropped.
         """
-        if captioner is None and matcher is None:
-            raise UsageError("with neither a captioner nor a matcher there is nothing to do")
-        if captioner is not None and captioner == matcher and not options.allow_same_model:
-            name = captioner if isinstance(captioner, str) else captioner.card.id
-            raise UsageError(_told_same(name))
         writer, judge = loaded(captioner, runtime_options), loaded(matcher, runtime_options)
         is_same = writer is not None and judge is not None and is_same_model(writer, judge)
         if is_same and not options.allow_same_model:
@@ -170,6 +165,22 @@ class Models:
         return None if model is None else model.model.card.id
 
 
+def check_told(
+    captioner: str | Model | None, matcher: str | Model | None, options: CapFiltOptions
+) -> None:
+    """What can be known to be wrong before a model is loaded.
+
+    Raises:
+        UsageError: There is no model, both have one name, or something is said of a filter that there is not.
+    """
+    if captioner is None and matcher is None:
+        raise UsageError("with neither a captioner nor a matcher there is nothing to do")
+    if captioner is not None and captioner == matcher and not options.allow_same_model:
+        raise UsageError(_told_same(captioner if isinstance(captioner, str) else captioner.card.id))
+    if matcher is None and (options.threshold is not None or options.keep_share is not None):
+        raise UsageError("--threshold and --keep-share are for what a --matcher says")
+
+
 def _told_same(name: str) -> str:
     return (
         f"the captioner and the matcher are both {name}: a filter that wrote the captions itself keeps nearly all of"
@@ -181,11 +192,9 @@ def _rule(options: CapFiltOptions, kind: ScoreKind | None, judge: Loaded | None)
     """What is dropped.
 
     Raises:
-        UsageError: Nobody says it, or there is no score for what is said.
+        UsageError: Nobody says it, or it is out of range.
     """
     if kind is None or judge is None:
-        if options.threshold is not None or options.keep_share is not None:
-            raise UsageError("--threshold and --keep-share are for what a --matcher says")
         return Rule()
     if options.keep_share is not None:
         return Rule(share=options.keep_share)

@@ -21,7 +21,7 @@ from typing import Any
 
 from annotary.curation._capfilt_journal import SUFFIX
 from annotary.curation._capfilt_judging import Asked
-from annotary.curation._capfilt_options import THRESHOLD, CapFiltOptions, Models
+from annotary.curation._capfilt_options import THRESHOLD, CapFiltOptions, Models, check_told
 from annotary.curation._capfilt_output import check_place, read_rows
 from annotary.curation._capfilt_page import Pictures, check_page, write_page
 from annotary.curation._capfilt_run import CapFiltResult, Run
@@ -78,12 +78,13 @@ def capfilt(
     output, options = Path(output), options or CapFiltOptions()
     source_options = source_options or SourceOptions()
     decode_options = decode_options or DecodeOptions()
-    models = Models.of(captioner, matcher, options, runtime_options or RuntimeOptions())
+    check_told(captioner, matcher, options)
     check_place(output)
     if report is not None:
         check_page(Path(report))
     found = Tables(tables, options.text_column, source_options)
-    _check_place(output, found.files)
+    _check_place(output, tables, found.files)
+    models = Models.of(captioner, matcher, options, runtime_options or RuntimeOptions())
     with Store() as store:
         store.add(found.rows(with_images=False))
         if not store.images:
@@ -159,8 +160,10 @@ def _decoding(options: DecodeOptions) -> dict[str, Any]:
     }
 
 
-def _check_place(output: Path, files: Sequence[str]) -> None:
-    """Refuse to write over what is read, and over what nobody knows.
+def _check_place(
+    output: Path, tables: Sequence[str | os.PathLike[str]], files: Sequence[str]
+) -> None:
+    """Refuse to write over what is read, or between it, and over what nobody knows.
 
     Raises:
         UsageError: The output is read.
@@ -170,6 +173,11 @@ def _check_place(output: Path, files: Sequence[str]) -> None:
     for path in (output, journal):
         if path.exists() and any(os.path.samefile(path, file) for file in files):  # noqa: PTH121
             raise UsageError(f"{path} is read and cannot be written; choose another --output")
+    for folder in filter(os.path.isdir, tables):
+        if Path(os.path.realpath(folder)) in Path(os.path.realpath(output)).parents:
+            raise UsageError(
+                f"{output} lies in {os.fspath(folder)}, of which all tables are read; choose another --output"
+            )
     if output.exists() and not journal.exists():
         raise OutputError(
             f"{output} is there, and no {journal.name} beside it; move it away, or choose another --output"
