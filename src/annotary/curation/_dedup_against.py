@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -76,22 +77,30 @@ def evaluation_set(path: str) -> EvaluationSet:
         NothingToDo: There is no image.
         UsageError: It is not there.
     """
-    if kind_of(path) == "folder":
-        files, failures = [], []
-        for one in open_sources([path], SourceOptions()):
-            if isinstance(one, Failure):
-                failures.append(one)
-            elif one.path is not None:
-                files.append(os.path.abspath(one.path))  # noqa: PTH100 - a link stays what it is
-        if files:
-            return EvaluationSet(path, tuple(files), (), _digest(files))
-        if failures:
-            raise UsageError(f"{failures[0].image}: {failures[0].message}")
+    files = _images_of(path) if kind_of(path) == "folder" else []
+    if files:
+        return EvaluationSet(path, tuple(files), (), _digest(files))
     try:
         parts = find_parts([path])
     except NothingToDo as error:
         raise NothingToDo(f"neither an image nor a table in {path} (--against)") from error
     return EvaluationSet(path, None, tuple(parts), _digest([part.file for part in parts]))
+
+
+def _images_of(folder: str) -> list[str]:
+    """The paths of the images of a folder.
+
+    Raises:
+        UsageError: It cannot be read.
+    """
+    files = []
+    with suppress(NothingToDo):
+        for one in open_sources([folder], SourceOptions()):
+            if isinstance(one, Failure):
+                raise UsageError(f"{one.image}: {one.message} (--against)")
+            if one.path is not None:
+                files.append(os.path.abspath(one.path))  # noqa: PTH100 - a link stays what it is
+    return files
 
 
 def known_images(

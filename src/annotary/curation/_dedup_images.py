@@ -115,10 +115,15 @@ def look_batches(looks: Path, parts: Sequence[PlannedPart]) -> Iterator[tuple[in
 
 
 def exact_keys(batch: pa.RecordBatch, first: int) -> Keys:
-    """The keys of the bytes of images: half of their sha256."""
-    column = batch.column("sha256")
-    rows = np.flatnonzero(column.is_valid().to_numpy(zero_copy_only=False))
-    digests = b"".join(column.drop_null().to_pylist())
+    """The keys of the bytes of images: half of their sha256.
+
+    What could not be read has none: the answer of a server that an image is gone is the same for many.
+    """
+    column, errors = batch.column("sha256"), batch.column("error")
+    is_read = column.is_valid().to_numpy(zero_copy_only=False)
+    is_read &= errors.is_null().to_numpy(zero_copy_only=False)
+    rows = np.flatnonzero(is_read)
+    digests = b"".join(column.take(rows).to_pylist())
     halves = np.frombuffer(digests, "<u8").reshape(-1, 4)
     return Keys(halves[:, 0], halves[:, 1], rows + first)
 

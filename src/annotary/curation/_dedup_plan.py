@@ -89,6 +89,7 @@ class Plan:
             told = "say --on-existing overwrite to begin anew"
             raise OutputError(f"{folder / _FILE} cannot be read; {told}") from error
         self._folder = folder
+        self._names: list[str] | None = None
         self._firsts = np.array([part.first for part in self.parts], np.int64)
         self._of_name = {part.name: part for part in self.parts}
         self._found = FoundFiles(folder)
@@ -129,7 +130,11 @@ class Plan:
 
     def names(self) -> list[str]:
         """The names of all that evaluation sets hold."""
-        return _names(self._folder)
+        if self._names is None:
+            part = Part(str(self._folder / _NAMES), "parquet", "names")
+            batches = Rows(part).batches()
+            self._names = [name for batch in batches for name in batch.column(0).to_pylist()]
+        return self._names
 
 
 def dedup_folder(folder: Path) -> Path:
@@ -207,12 +212,6 @@ def write_names(folder: Path, names: Sequence[str]) -> None:
                 for name in names[start : start + BATCH_ROWS]
             ]
             writer.write(pa.RecordBatch.from_pydict({"name": pa.array(texts, pa.string())}))
-
-
-@lru_cache(maxsize=1)
-def _names(folder: Path) -> list[str]:
-    part = Part(str(folder / _NAMES), "parquet", "names")
-    return [name for batch in Rows(part).batches() for name in batch.column(0).to_pylist()]
 
 
 def signature_of(part: Part) -> list[int] | None:
