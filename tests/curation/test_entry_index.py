@@ -290,8 +290,12 @@ def test_folders_that_hold_no_index(tmp_path: Path):
     with pytest.raises(UsageError, match="holds no whole index"):
         EntryIndex.load(tmp_path)
     EntryIndex.build(["cat"]).save(tmp_path)
+    for broken in (b"", (tmp_path / "words_keys.npy").read_bytes()[:-1]):
+        (tmp_path / "words_keys.npy").write_bytes(broken)
+        with pytest.raises(UsageError, match="holds no whole index"):
+            EntryIndex.load(tmp_path)
     (tmp_path / "entry_of.npy").unlink()
-    with pytest.raises(UsageError, match="entry_of"):
+    with pytest.raises(UsageError, match="holds no whole index"):
         EntryIndex.load(tmp_path)
     (tmp_path / "index.json").write_text('{"format": 0}')
     with pytest.raises(UsageError, match="another version"):

@@ -157,7 +157,7 @@ class EntryIndex:
                 for name in facts["tables"]
             }
             return cls(facts, tables)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UsageError(
                 f"{folder} holds no whole index of entries: {error}; build it again"
             ) from None
