@@ -13,7 +13,7 @@ import traceback
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from annotary.errors import AnnotaryError
+from annotary.errors import AnnotaryError, ImageError, ModelError, OutputError, UsageError
 
 
 def main() -> None:
@@ -77,7 +77,11 @@ def _listen(tasks: BinaryIO, parts: queue.SimpleQueue[Any]) -> None:
 def _plain(error: AnnotaryError) -> AnnotaryError:
     """An error that can go to another process: those with arguments of their own are told as their parent."""
     copy = _copy(error)
-    return copy if isinstance(copy, AnnotaryError) else AnnotaryError(str(error))
+    if isinstance(copy, AnnotaryError):
+        return copy
+    kinds = (UsageError, OutputError, ModelError, ImageError)
+    kind = next((kind for kind in kinds if isinstance(error, kind)), AnnotaryError)
+    return kind(str(error))
 
 
 def _copy(error: Exception) -> Exception | None:

@@ -66,6 +66,9 @@ def run_in_processes(
     finally:
         for hand in hands:
             hand.stop()
+        for hand in hands:
+            if hand.is_alive():
+                hand.join()  # it may be the one that ends its process
 
 
 def outcome_of(kind: str, outcome: Any) -> Any:
