@@ -123,12 +123,12 @@ def working_grey(
         pixels: uint8[H, W, 3], RGB.
         full_size: Width and height of the image that `pixels` is a reduced decode of.
     """
-    picture = Image.fromarray(pixels)
+    picture = Image.fromarray(pixels).convert("L")
     rows, columns = _working_size(*(full_size or picture.size))
     if picture.size != (columns, rows):
         # Pillow's bilinear filter takes the mean of all pixels that become one, so that reducing makes no false edges.
         picture = picture.resize((columns, rows), Image.Resampling.BILINEAR)
-    return np.asarray(picture.convert("L"))
+    return np.asarray(picture)
 
 
 def sharpness(grey: npt.NDArray[np.uint8]) -> float:
