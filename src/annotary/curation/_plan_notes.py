@@ -202,5 +202,7 @@ def digest(value: Any) -> str:
 
 def shown(value: Any) -> str:
     """A value of an option, for messages."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     text = "not said" if value is None else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 60 else text[:57] + "..."

@@ -298,18 +298,23 @@ def _figures(step: _Step) -> str:
             shown.append(("entries in a text", f"{report.get('matches', 0) / texts:.2f}"))
         if "entries_matched" in report:
             shown.append(
-                ("entries found", f"{report['entries_matched']:,} of {report['entries']:,}")
+                (f"entries found, of {report['entries']:,}", f"{report['entries_matched']:,}")
             )
     if step.kind == "balance" and "t" in report:
         shown += [
             ("t", told_number(report["t"])),
             ("texts without an entry", percent(report["unmatched_share"])),
-            ("texts kept", percent(report["kept_share"])),
+            *([("texts kept", percent(report["kept_share"]))] if _has_texts_apart(report) else []),
             (f"entries above t, of {report['entries']:,}", f"{report['entries_head']:,}"),
             ("matches in the tail, before", percent(report["tail_share"])),
             ("matches in the tail, after", percent(report["tail_share_kept"])),
         ]
     return figures(shown)
+
+
+def _has_texts_apart(report: Mapping[str, Any]) -> bool:
+    """Whether rows have several texts, of which some may be kept and others not."""
+    return len((report.get("settings") or {}).get("text_columns", ())) > 1
 
 
 def _reasons(step: _Step) -> str:
