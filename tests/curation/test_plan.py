@@ -621,3 +621,17 @@ def test_images_of_tars_and_relative_paths_are_found_from_tables_that_stand_else
     assert images[3]["bytes"] is None
     assert images[3]["path"].endswith("none.png")
     assert images[4] is None
+
+
+def test_the_pipeline_among_the_examples_runs(tmp_path):
+    make_pairs(tmp_path, tables=2, rows=60)
+    for file in (tmp_path / "pairs" / "img").iterdir():
+        seed = int(file.stem.replace("-", ""))
+        coarse = np.random.default_rng(seed).integers(0, 255, (7, 7, 3), np.uint8)
+        Image.fromarray(coarse).resize((220, 220), Image.Resampling.BICUBIC).save(file)
+    example = Path(__file__).parent.parent.parent / "examples" / "curate.toml"
+    shutil.copy(example, tmp_path)
+    noted = run(tmp_path / "curate.toml")
+    assert noted.done == ["1-match", "2-dedup", "3-quality", "4-dedup-images", "5-balance"]
+    left = rows_of(tmp_path / "curated" / "5-balance")
+    assert 0 < len(left) <= len({row["image"] for row in left})
