@@ -251,6 +251,16 @@ def test_members_of_tars(tmp_path: Path, suffix: str) -> None:
     assert "no such member" in batch.column("error")[5].as_py()
 
 
+def test_a_folder_may_be_called_like_a_tar(tmp_path: Path) -> None:
+    folder = tmp_path / "old.tar"
+    folder.mkdir()
+    photo().save(folder / "a.jpg")
+    tar_of(folder / "in.tar", [("b.jpg", jpeg(photo(1)))])
+    rows = [{"image": f"{folder}/a.jpg"}, {"image": f"{folder}/in.tar/b.jpg"}]
+    found, _ = looks_of(written(tmp_path / "t.parquet", rows))
+    assert [row["error"] for row in found] == [None, None]
+
+
 def test_a_tar_that_breaks_off_is_told_by_what_lies_behind(tmp_path: Path) -> None:
     data = [jpeg(photo(number)) for number in range(3)]
     tar = tar_of(tmp_path / "shard.tar", [(f"{n}.jpg", one) for n, one in enumerate(data)])

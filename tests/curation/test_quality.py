@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import signal
 import subprocess
 import sys
@@ -39,12 +40,14 @@ from annotary.curation.quality import (
     UNREADABLE,
     Limits,
     QualityOptions,
+    QualityStep,
     filter_quality,
     look_reason,
     text_reason,
 )
 from annotary.curation.steps import StepOptions, read_report
 from annotary.errors import MissingExtra, OutputError, UnknownName, UsageError
+from annotary.sources import SourceOptions
 from tests.curation.test_looks import jpeg, photo, tar_of, written
 
 ONE = StepOptions(workers=1)
@@ -411,6 +414,13 @@ def test_a_run_that_was_killed_goes_on(tmp_path: Path) -> None:
     assert read_report(Path("out"))["rows_in"] == 180
 
 
+def test_the_step_can_go_to_other_processes() -> None:
+    step = QualityStep(ALL.limits(), LooksStep(source=SourceOptions(retries=7)), Path("looks"))
+    again = pickle.loads(pickle.dumps(step))
+    assert again == step
+    assert json.loads(json.dumps(again.settings())) == again.settings() | {"languages": ["en"]}
+
+
 def test_other_limits_are_not_mixed_in(tmp_path: Path) -> None:
     table = pairs(tmp_path / "data")
     filter_quality([table], tmp_path / "out", QualityOptions(min_words=2), steps=ONE)
@@ -459,7 +469,6 @@ def test_broken_rows_are_counted_and_looks_stay_in_step(tmp_path: Path) -> None:
 
 
 def test_looks_of_another_table_are_refused(tmp_path: Path) -> None:
-    from annotary.curation.quality import QualityStep
     from annotary.curation.steps import run_step
     from annotary.curation.tables import find_parts
 
@@ -487,6 +496,10 @@ def test_the_command(tmp_path: Path) -> None:
     )
     assert kept.exit_code == 0
     assert "2 are marked in the column 'dropped'" in kept.stderr
+    arguments = [str(table), "--output", "l", "--min-size", "10", "--looks", "looks"]
+    looked = CliRunner().invoke(command, arguments)
+    assert looked.exit_code == 1
+    assert "listed in looks/_failures.jsonl" in looked.stderr
     wrong = CliRunner().invoke(command, [str(table), "--output", "w", "--min-size", "-3"])
     assert isinstance(wrong.exception, UsageError)
     assert str(wrong.exception).startswith("--min-size must not be negative")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,9 @@ def command(tables: tuple[str, ...], **values: Any) -> None:
 
 
 def _quality(tables: tuple[str, ...], values: dict[str, Any]) -> int:
-    from annotary.curation.quality import DROPPED, filter_quality
+    from annotary.cli._output import tell
+    from annotary.curation.quality import DROPPED, check_quality, filter_quality
+    from annotary.curation.steps import FAILURES, run_step
     from annotary.curation.tables import find_parts
 
     looks = LooksStep(
@@ -51,7 +54,13 @@ def _quality(tables: tuple[str, ...], values: dict[str, Any]) -> int:
         made(PictureOptions, values),
     )
     options, steps = made(QualityOptions, values), made(StepOptions, values)
-    with step_bar("filtering", len(find_parts(tables)), quiet=values["quiet"]) as on_part:
+    parts = find_parts(tables)
+    check_quality(parts, options, looks)
+    if values["looks"] is not None and options.limits().ask_images:
+        with step_bar("measuring images", len(parts), quiet=values["quiet"]) as on_part:
+            again = replace(steps, on_existing="continue")
+            run_step(looks, parts, values["looks"], again, on_part=on_part)
+    with step_bar("filtering", len(parts), quiet=values["quiet"]) as on_part:
         result = filter_quality(
             tables,
             values["output"],
@@ -63,4 +72,9 @@ def _quality(tables: tuple[str, ...], values: dict[str, Any]) -> int:
         )
     marked = sum(rows for name, rows in result.total.beside.items() if name.startswith("marked "))
     told = f"{marked:,} are marked in the column {DROPPED!r}" if values["keep_dropped"] else ""
-    return finish(result, "looked at", values, told)
+    code = finish(result, "looked at", values, told)
+    if values["looks"] is not None and (values["looks"] / FAILURES).exists():
+        if not values["quiet"]:
+            tell(f"images that could not be read are listed in {values['looks'] / FAILURES}")
+        return 1
+    return code

@@ -18,7 +18,7 @@ from annotary.records import Failure, Item
 from annotary.sources import SourceOptions
 from annotary.sources._columns import column_of, place_in
 from annotary.sources._members import inner_path
-from annotary.sources._paths import is_there, join, kind_of, reason
+from annotary.sources._paths import join, kind_of, reason
 from annotary.sources._rows import image_at
 from annotary.sources._tar import ERRORS, open_tar
 from annotary.sources.parquet import _can_hold, _parts
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from annotary.sources._tar import Tar
 
-_IN_TAR = re.compile(r"(.+?\.(?:tar|tar\.gz|tgz))/(.+)", re.I | re.S)
+_TAR_END = re.compile(r"\.(?:tar|tar\.gz|tgz)(?=/)", re.I)
 
 
 def image_column(part: Part, schema: pa.Schema, named: str | None) -> str:
@@ -65,6 +65,9 @@ class RowImages:
 
     def __init__(self, part: Part, folder: str | None, options: SourceOptions) -> None:
         self._file = part.file
+        self._is_tar = (
+            part.form == "webdataset"
+        )  # whose images are named as they are found from here
         self._folder = str(Path(part.file).parent) if folder is None else folder
         self._options = options
         self._first = _first_row(part)
@@ -100,11 +103,11 @@ class RowImages:
             return Item(f"{name}-{end}" if end.strip(".") else name, data=data.as_py())
         if not path.strip():
             return _failure(name, "this row names no image")
-        found = _IN_TAR.fullmatch(path)
-        if found is not None and not is_there(path):
-            for tar in (join(self._folder, found[1]), found[1]):
-                if kind_of(tar) == "file":
-                    return self._member(path, tar, found[2])
+        for end in _TAR_END.finditer(path):
+            tar, member = path[: end.end()], path[end.end() + 1 :]
+            for place in (tar,) if self._is_tar else (join(self._folder, tar), tar):
+                if kind_of(place) == "file":
+                    return self._member(path, place, member)
         return image_at(place_in(path, self._folder), self._folder)
 
     def _member(self, name: str, tar: str, path: str) -> Item | Failure:
