@@ -21,7 +21,7 @@ from annotary.curation._dedup_keys import KeyFile, Keys, bucket
 from annotary.errors import OutputError
 from annotary.sources._paths import reason
 
-BUCKET_ROWS = 2**21
+BUCKET_ROWS = 2**20
 """Rows whose keys are compared at a time, about 100 bytes each. Rows with the same key are never parted."""
 
 FEW_ROWS = 200_000
