@@ -33,7 +33,8 @@ _ALONE = """
 .page { fill: var(--page); }
 """
 
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 14, 56, 44  # pixels around the plot
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 14, 30, 44  # pixels around the plot
+_LEGEND = 26  # pixels of the legend above it
 
 
 def rank_plot(
@@ -55,23 +56,24 @@ def rank_plot(
     """
     most = max(max(before, after or 0) for _, before, after in curve)
     rank_end, count_end = _decade(curve[-1][0]), _decade(max(most, t or 0))
-    inner_width, inner_height = width - _LEFT - _RIGHT, height - _TOP - _BOTTOM
+    is_balanced = any(after is not None for _, _, after in curve)
+    top = _TOP + (_LEGEND if is_balanced else 0)
+    inner_width, inner_height = width - _LEFT - _RIGHT, height - top - _BOTTOM
 
     def x(rank: float) -> float:
         return _LEFT + inner_width * math.log10(rank) / rank_end
 
     def y(count: float) -> float:
-        return _TOP + inner_height * (1 - math.log10(count) / count_end)
+        return top + inner_height * (1 - math.log10(count) / count_end)
 
     pieces = [_axes(rank_end, count_end, x, y, width, height)]
-    is_balanced = any(after is not None for _, _, after in curve)
     pieces.append(f'<path class="before" d="{_line([(x(r), b) for r, b, _ in curve], y)}"/>')
     if is_balanced:
         after = [(x(rank), value or 0) for rank, _, value in curve]
         pieces.append(f'<path class="after" d="{_line(after, y)}"/>')
+        pieces.append(_legend())
     if t is not None and t >= 1:
         pieces.append(_limit(t, y(t), width))
-    pieces.append(_legend(is_balanced=is_balanced, has_limit=t is not None))
     told = "Texts that match an entry against its rank, both on logarithmic scales"
     style = f"<style>{_ALONE}{STYLE}</style>" if is_alone else ""
     paper = f'<rect class="page" width="{width}" height="{height}"/>' if is_alone else ""
@@ -98,7 +100,7 @@ def _axes(
     height: int,
 ) -> str:
     """Gridlines at powers of ten with their numbers, and what the axes are."""
-    left, right, bottom = x(1), x(10**rank_end), y(1)
+    left, right, bottom, top = x(1), x(10**rank_end), y(1), y(10**count_end)
     every = 1 if rank_end <= 6 or width > 500 else 2
     pieces = []
     for power in range(count_end + 1):
@@ -111,7 +113,7 @@ def _axes(
     for power in range(rank_end + 1):
         place = x(10**power)
         if power:
-            pieces.append(f'<path class="grid" d="M{place:.1f} {_TOP}V{bottom:.1f}"/>')
+            pieces.append(f'<path class="grid" d="M{place:.1f} {top:.1f}V{bottom:.1f}"/>')
         if power % every == 0:
             anchor = "end" if power == rank_end else "start" if not power else "middle"
             pieces.append(
@@ -121,7 +123,7 @@ def _axes(
     pieces.append(
         f'<text x="{middle:.1f}" y="{height - 8}" text-anchor="middle">rank of the entry</text>'
     )
-    pieces.append(f'<text x="0" y="{_TOP - 14}">texts that match it</text>')
+    pieces.append(f'<text x="0" y="{top - 14:.1f}">texts that match it</text>')
     return "".join(pieces)
 
 
@@ -150,15 +152,10 @@ def told_number(number: float) -> str:
     return f"{number:,.0f}" if number >= 100 or number == int(number) else f"{number:.3g}"
 
 
-def _legend(*, is_balanced: bool, has_limit: bool) -> str:
+def _legend() -> str:
     """What the lines are, in a row above the plot."""
-    shown = [("before", "before balancing" if is_balanced else "texts")]
-    if is_balanced:
-        shown.append(("after", "after"))
-    if not is_balanced and not has_limit:
-        return ""
     pieces, place = [], 1
-    for name, told in shown:
+    for name, told in (("before", "before balancing"), ("after", "after")):
         pieces.append(
             f'<path class="{name}" d="M{place} 10h18"/><text x="{place + 24}" y="14">{told}</text>'
         )

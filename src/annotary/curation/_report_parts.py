@@ -28,7 +28,9 @@ p { margin: 0 0 12px; overflow-wrap: anywhere; }
 a { color: var(--link); }
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(148px, 1fr)); gap: 10px; margin: 16px 0 4px;
   padding: 0; list-style: none; }
-.figures li { padding: 10px 12px; background: var(--card); border-radius: 8px; min-width: 0; }
+.figures li { display: flex; flex-direction: column; justify-content: space-between; padding: 10px 12px;
+  background: var(--card); border-radius: 8px; min-width: 0; }
+@media (min-width: 760px) { .figures { grid-template-columns: repeat(var(--columns), 1fr); } }
 .figures span { display: block; color: var(--pale); font-size: .8rem; line-height: 1.35; }
 .figures b { display: block; font-size: 1.2rem; line-height: 1.4; font-weight: 600;
   font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
@@ -55,7 +57,8 @@ dl { display: grid; grid-template-columns: minmax(90px, max-content) 1fr; gap: 3
   font-size: .88rem; }
 dt { color: var(--pale); overflow-wrap: anywhere; }
 dd { margin: 0; min-width: 0; overflow-wrap: anywhere; font-variant-numeric: tabular-nums; }
-.none { color: var(--pale); }
+.none { color: var(--pale); margin-top: 16px; }
+.link { margin-top: 16px; }
 """
 
 
@@ -84,10 +87,13 @@ def figures(shown: Iterable[tuple[str, str]]) -> str:
     Args:
         shown: What each is, and its value.
     """
-    cells = "".join(
+    cells = [
         f"<li><span>{escape(name)}</span><b>{escape(value)}</b></li>\n" for name, value in shown
-    )
-    return f'<ul class="figures">\n{cells}</ul>\n'
+    ]
+    # As many columns as leave the fewest places of the last row empty.
+    columns = min((6, 5, 4), key=lambda one: (-len(cells) % one, -one)) if len(cells) > 4 else 4
+    columns = min(columns, len(cells))
+    return f'<ul class="figures" style="--columns:{columns}">\n{"".join(cells)}</ul>\n'
 
 
 def bars(

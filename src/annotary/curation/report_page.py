@@ -46,6 +46,7 @@ _TOLD = {
     *("entries_head", "matches_of_head_share", "tail_share", "tail_share_kept", "unmatched_share"),
     *("kept_share", "texts", "texts_matched", "matches", "matches_kept", "entries_matched"),
     *("command", "sources", "limits", "never_match"),
+    *("web_texts", "web_texts_kept", "synthetic_texts", "synthetic_texts_kept"),
 }  # fmt: skip
 """What of a report has its own place on the page; what else it says is listed."""
 
@@ -220,11 +221,9 @@ def _overview(steps: Sequence[_Step]) -> str:
     if not of_rows:
         return ""
     first, last = of_rows[0].rows[0], of_rows[-1].rows[1]
-    shown = [
-        ("rows in", f"{first:,}"),
-        ("rows left", f"{last:,}"),
-        ("share that is left", _of(last, first)),
-    ]
+    shown = [("rows in", f"{first:,}"), ("rows left", f"{last:,}")]
+    if last <= first:  # captions that were written add rows
+        shown.append(("share that is left", _of(last, first)))
     seconds = sum(float(step.run.get("seconds", 0.0)) for step in steps)
     shown.append(("time of all steps", _duration(seconds)))
     most = max(first, *(step.rows[1] for step in of_rows), 1)
@@ -237,7 +236,7 @@ def _overview(steps: Sequence[_Step]) -> str:
         figures(shown)
         + "<h3>Rows after each step</h3>\n"
         + bars(
-            *(("step", "rows", "of those before", "time"), rows),
+            *(("step", "rows", "kept", "time"), rows),
             links=[step.name for step in steps],
             less=3,
         )
@@ -249,7 +248,9 @@ def _step(step: _Step, beside: Path) -> str:
     pieces = [_figures(step)]
     if (step.folder / PICTURES).is_file():
         link = _relative(step.folder / PICTURES, beside)
-        pieces.append(f'<p><a href="{escape(link)}">Texts and pictures, side by side</a></p>\n')
+        pieces.append(
+            f'<p class="link"><a href="{escape(link)}">Texts and pictures, side by side</a></p>\n'
+        )
     pieces.append(_reasons(step))
     curve = _curve_of(step)
     if curve:
@@ -291,6 +292,12 @@ def _figures(step: _Step) -> str:
         ("rows out", f"{went_out:,}"),
         ("kept", _of(went_out, went_in)),
     ]
+    if step.kind == "capfilt":
+        shown = [("texts in", f"{went_in:,}"), ("texts kept", f"{went_out:,}")]
+        for origin in ("web", "synthetic"):
+            texts = int(report.get(f"{origin}_texts", 0))
+            kept = int(report.get(f"{origin}_texts_kept", 0))
+            shown.append((f"{origin} texts kept, of {texts:,}", _of(kept, texts)))
     if step.kind == "match":
         texts, matched = int(report.get("texts", 0)), int(report.get("texts_matched", 0))
         shown.append(("texts without an entry", _of(texts - matched, texts)))
@@ -322,7 +329,7 @@ def _reasons(step: _Step) -> str:
     ordered = sorted(step.dropped.items(), key=lambda one: (-one[1], one[0]))
     if not ordered:
         return "" if step.is_of_entries else '<p class="none">No row was dropped.</p>\n'
-    unit = "names" if step.is_of_entries else "rows"
+    unit = {"metadata": "names", "capfilt": "texts"}.get(step.kind, "rows")
     whole = max(1, step.rows[0])
     shown = ordered[:_MOST_REASONS]
     if len(ordered) > _MOST_REASONS:
