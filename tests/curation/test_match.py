@@ -13,9 +13,17 @@ import pytest
 pa = pytest.importorskip("pyarrow")
 from pyarrow import parquet as pq  # noqa: E402
 
+from annotary.curation.balance import BalanceOptions, balance  # noqa: E402
 from annotary.curation.entries import Entries  # noqa: E402
-from annotary.curation.match import COUNTS, ENTRY_LIST, MatchOptions, english_entries, match  # noqa: E402
-from annotary.curation.steps import StepOptions, read_report  # noqa: E402
+from annotary.curation.match import (  # noqa: E402
+    COUNTS,
+    ENTRY_LIST,
+    MatchOptions,
+    counts_of_part,
+    english_entries,
+    match,
+)
+from annotary.curation.steps import StepOptions, read_report, run_step  # noqa: E402
 from annotary.errors import OutputError, UsageError  # noqa: E402
 from tests.curation.naive import matches  # noqa: E402
 
@@ -214,3 +222,40 @@ def test_the_english_list_is_at_hand():
     assert len(entries) == 86_654
     assert list(entries[:3]) == ["0", "1", "2"]
     assert "golden retriever" in entries.texts
+
+
+@pytest.mark.parametrize("when", ["before", "behind"])
+def test_machines_that_share_the_parts_count_them_all(tmp_path, monkeypatch, when):
+    (tmp_path / "in").mkdir()
+    for number in range(8):
+        write(tmp_path / "in" / f"{number}.parquet", [{"id": number, "caption": "cat"}])
+    shards = [StepOptions(workers=1, shard=f"{number}/2") for number in (1, 2)]
+    out = tmp_path / "out"
+
+    def on_other(*arguments, **settings):
+        """The other machine comes to its end while this one, at its own, is about to count."""
+        monkeypatch.setattr("annotary.curation.match.run_step", run_step)
+        result = run_step(*arguments, **settings)
+        match([tmp_path / "in"], ENTRIES, out, steps=shards[1])
+        return result
+
+    if when == "behind":
+        match([tmp_path / "in"], ENTRIES, out, steps=shards[0])
+        assert not (out / COUNTS).exists()
+        with pytest.raises(UsageError, match="lacks . parts: match them first"):
+            balance(out, tmp_path / "kept", BalanceOptions(t=1))
+        match([tmp_path / "in"], ENTRIES, out, steps=shards[1])
+    else:
+        monkeypatch.setattr("annotary.curation.match.run_step", on_other)
+        match([tmp_path / "in"], ENTRIES, out, steps=shards[0])
+    assert np.load(out / COUNTS)[0] == 8
+    report = read_report(out)
+    assert (report["parts_missing"], report["entries_matched"]) == (0, 1)
+
+
+def test_counts_of_a_part_that_are_gone(tmp_path):
+    write(tmp_path / "p.parquet", [{"id": 1, "caption": "cat"}])
+    match([tmp_path / "p.parquet"], ENTRIES, tmp_path / "out")
+    counts_of_part(tmp_path / "out" / "p.parquet").unlink()
+    with pytest.raises(OutputError, match="cannot be read.*--on-existing overwrite"):
+        match([tmp_path / "p.parquet"], ENTRIES, tmp_path / "out")

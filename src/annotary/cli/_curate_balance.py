@@ -56,5 +56,6 @@ def _balance(matched: Path, values: dict[str, Any]) -> int:
             on_part=on_part,
         )
     report = read_report(result.folder)
-    told = f"t = {report['t']:,.6g}; {report['kept_share']:.1%} of the texts kept"
+    share = report.get("texts_kept", 0) / max(1, report.get("texts", 0))
+    told = f"t = {report['settings']['t']:,.6g}; {share:.1%} of the texts kept"
     return finish(result, "balanced", values, told)

@@ -51,7 +51,9 @@ def _match(tables: tuple[str, ...], values: dict[str, Any]) -> int:
         result = match(tables, entries, values["output"], options, steps, on_part=on_part)
     report = read_report(result.folder)
     share = report.get("texts_matched", 0) / max(1, report.get("texts", 0))
-    told = f"{share:.1%} of the texts match an entry, {report['entries_matched']:,} of {report['entries']:,} entries"
-    if report["entries_dead"]:
+    told = f"{share:.1%} of the texts match an entry"
+    if "entries" in report:  # which it is when no part is left for others
+        told += f", {report['entries_matched']:,} of {report['entries']:,} entries"
+    if report.get("entries_dead"):
         told += f" ({report['entries_dead']:,} can match no text)"
     return finish(result, "matched", values, told)

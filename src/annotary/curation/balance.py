@@ -27,7 +27,7 @@ from annotary.curation.columns import ENTRIES, as_text, id_columns
 from annotary.curation.match import (
     COUNTS,
     ENTRY_LIST,
-    add_counts,
+    added_counts,
     counts_of_part,
     save_array,
     save_counts,
@@ -353,13 +353,11 @@ def balance(
         OutputError: The folder holds something else.
     """
     told = read_report(matched)
+    if told.get("parts_missing"):
+        raise UsageError(f"{matched} lacks {told['parts_missing']:,} parts: match them first")
     if told.get("step") != "match" or "text_columns" not in told:
         raise UsageError(f"{matched} was not written to its end by annotary curate match")
-    if counts is None:
-        if told.get("parts_missing"):
-            raise UsageError(f"{matched} lacks {told['parts_missing']:,} parts: match them first")
-        counts = read_counts(matched)
-    counts = np.asarray(counts, np.uint64)
+    counts = read_counts(matched) if counts is None else np.asarray(counts, np.uint64)
     if len(counts) != told["entries"]:
         raise UsageError(
             f"these are counts of {len(counts):,} entries, but {matched} has matches of {told['entries']:,}"
@@ -370,9 +368,9 @@ def balance(
     t = choose_t(counts, options, told, parts, columns, ids, folder, steps)
     step = BalanceStep(counts, t, columns, ids, options)
     result = run_step(step, parts, folder, steps, on_part=on_part)
-    kept = np.zeros(len(counts), np.uint64)
-    for name in result.tallies:
-        add_counts(kept, counts_of_part(folder / f"{name}.parquet"))
+    if not result.is_complete:
+        return result  # as in matching, whoever does the last part tells of all
+    kept = added_counts(folder, result.tallies, len(counts))
     save_array(folder / COUNTS, kept)
     entries = read_entries(matched)
     if entries is not None:

@@ -9,7 +9,7 @@ it `_counts.npy` holds how many texts match each entry, which is all that balanc
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -32,8 +32,8 @@ from annotary.curation.steps import (
     add_to_report,
     run_step,
 )
-from annotary.curation.tables import Part, PartWriter, Rows, find_parts
-from annotary.errors import UsageError
+from annotary.curation.tables import Part, PartWriter, Rows, find_parts, first_line, no_column
+from annotary.errors import OutputError, UsageError
 from annotary.sinks import write_atomically
 from annotary.sinks._atomic import replacing
 
@@ -167,7 +167,8 @@ def match(
     Args:
         tables: Tables, folders of tables.
         entries: What is looked for.
-        folder: Where it is written: a Parquet file for each part, `_counts.npy` uint64[entries], `_entries.json`.
+        folder: Where it is written: a Parquet file for each part; when no part is left, `_counts.npy` uint64[entries]
+            and `_entries.json`.
         options: What is matched.
         steps: How the work is spread.
         on_part: Is told of each part as it is done.
@@ -182,9 +183,9 @@ def match(
     index = EntryIndex.build(entries, language=options.language)
     step = MatchStep(index, columns, is_matched_only=options.matched_only)
     result = run_step(step, parts, folder, steps, on_part=on_part)
-    counts = np.zeros(index.entries, np.uint64)
-    for name in result.tallies:
-        add_counts(counts, counts_of_part(folder / f"{name}.parquet"))
+    if not result.is_complete:
+        return result  # whoever does the last part counts: others would write less than that, and later
+    counts = added_counts(folder, result.tallies, index.entries)
     save_array(folder / COUNTS, counts)
     write_atomically(folder / ENTRY_LIST, json.dumps(list(entries), ensure_ascii=False))
     facts = {
@@ -250,10 +251,28 @@ def save_counts(path: Path, counts: Counts) -> None:
     save_array(path, np.stack([ids.astype(np.uint64), counts[ids]]))
 
 
-def add_counts(counts: Counts, path: Path) -> None:
-    """Add what `save_counts` wrote."""
-    ids, found = np.load(path)
-    counts[ids.astype(np.int64)] += found
+def added_counts(folder: Path, parts: Iterable[str], entries: int) -> Counts:
+    """What `save_counts` wrote for some parts, added up: uint64[entries].
+
+    Args:
+        folder: Where a step has written its parts.
+        parts: Their names.
+        entries: How many entries there are.
+
+    Raises:
+        OutputError: The counts of a part are gone, or damaged.
+    """
+    counts = np.zeros(entries, np.uint64)
+    for name in parts:
+        path = counts_of_part(folder / f"{name}.parquet")
+        try:
+            ids, found = np.load(path)
+            counts[ids.astype(np.int64)] += found
+        except (OSError, EOFError, ValueError, IndexError) as error:
+            raise OutputError(
+                f"{path} cannot be read: {first_line(error)}; say --on-existing overwrite"
+            ) from error
+    return counts
 
 
 def save_array(path: Path, array: npt.NDArray[Any]) -> None:
@@ -264,8 +283,6 @@ def save_array(path: Path, array: npt.NDArray[Any]) -> None:
 
 def _text_column(batch: pa.RecordBatch, name: str, part: Part) -> pa.Array:
     if name not in batch.schema.names:
-        from annotary.curation.tables import no_column
-
         raise UsageError(no_column(part.file, name, batch.schema.names))
     column = batch.column(batch.schema.names.index(name))
     if not is_text(column.type):
