@@ -344,7 +344,7 @@ def test_a_column_that_is_not_there(tmp_path: Path) -> None:
         ({"by": "txt"}, "by must be of text, url, pair"),
         ({"by": "column:"}, "by must be of"),
         ({"by": "phash", "distance": 17}, "distance must be 0..16"),
-        ({"by": "embedding"}, "say --vector-column NAME"),
+        ({"by": "embedding"}, "say either --vector-column NAME or --model NAME"),
         ({"by": "embedding", "vector_column": "v", "cosine": 0.0}, "cosine must be"),
     ],
 )

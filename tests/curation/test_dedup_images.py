@@ -16,10 +16,10 @@ from PIL import Image
 from pyarrow import parquet
 
 from annotary.curation import _dedup_against, _dedup_groups
-from annotary.curation.dedup import DedupOptions, dedup
+from annotary.curation.dedup import DedupOptions, check_dedup, dedup
 from annotary.curation.looks import Look, LooksStep, PictureOptions, looks_batch
 from annotary.curation.steps import StepOptions
-from annotary.curation.tables import PartWriter, Rows
+from annotary.curation.tables import PartWriter, Rows, find_parts
 from annotary.errors import NothingToDo, UsageError
 from tests.curation.test_dedup import listed, read
 from tests.curation.test_looks import jpeg, photo
@@ -402,3 +402,58 @@ def test_vectors_of_different_lengths(tmp_path: Path) -> None:
     options = DedupOptions(by="embedding", vector_column="vector")
     with pytest.raises(UsageError, match=r"vectors of 2 and of 3 numbers"):
         dedup([tmp_path / "in"], tmp_path / "out", options, ONE)
+
+
+def test_vectors_of_a_model(tmp_path: Path) -> None:
+    """The model of the package: copies of pictures that were compressed again."""
+    where = tmp_path / "photos"
+    pictures(where)
+    (where / "three-small.jpg").write_bytes(jpeg(photo(3).resize((300, 225))))
+    (where / "one-fair.jpg").write_bytes(jpeg(photo(1), quality=75))
+    pairs(tmp_path / "in", ["one-fair.jpg", "broken.jpg", "one.jpg", "three-small.jpg", "two.jpg"])
+    test = tmp_path / "test"
+    test.mkdir()
+    (test / "three.jpg").write_bytes(jpeg(photo(3)))
+    options = DedupOptions(
+        by="embedding", model="starter", cosine=0.985, against=("test",), distance=0
+    )
+    result = dedup([tmp_path / "in"], tmp_path / "out", options, ONE, looks=looking(where))
+    gone = {row["id"]: row for row in listed(tmp_path / "out")}
+    assert {name: row["of_id"] for name, row in gone.items()} == {
+        "one.jpg": "one-fair.jpg",
+        "three-small.jpg": None,
+    }
+    assert gone["one.jpg"]["by"] == "embedding"
+    assert 0 < gone["one.jpg"]["distance"] <= 0.015
+    assert gone["three-small.jpg"]["of_evaluation"] == str(test / "three.jpg")
+    assert result.total.dropped == {"near image (embedding)": 1, "in evaluation set test": 1}
+    assert result.total.beside["unreadable_images"] == 1
+    stays = ["one-fair.jpg", "broken.jpg", "two.jpg"]
+    assert [row["image"] for row in read(tmp_path / "out")] == stays
+
+
+def test_a_model_that_is_none(tmp_path: Path) -> None:
+    pairs(tmp_path / "in", ["one.jpg"])
+    options = DedupOptions(by="embedding", model="no-such-model")
+    with pytest.raises(UsageError, match="no-such-model"):
+        dedup([tmp_path / "in"], tmp_path / "out", options, ONE)
+    with pytest.raises(UsageError, match="no-such-model"):
+        check_dedup(find_parts([tmp_path / "in"]), options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_vectors_of_evaluation_sets(tmp_path: Path) -> None:
+    """Tables of which both have the column."""
+    where = looking(pictures(tmp_path / "photos"))
+    for name, images, vectors in (
+        ("in", ["one.jpg", "two.jpg", "three.jpg"], [[1.0, 0.0], [0.0, 2.0], [-1.0, 0.5]]),
+        ("test", ["white.png"], [[0.1, 3.0]]),
+    ):
+        (tmp_path / name).mkdir()
+        table = pa.table({"image": images, "vector": vectors})
+        parquet.write_table(table, tmp_path / name / "a.parquet")
+    options = DedupOptions(by="embedding", vector_column="vector", against=("test",))
+    dedup([tmp_path / "in"], tmp_path / "out", options, ONE, looks=where)
+    (gone,) = listed(tmp_path / "out")
+    assert (gone["id"], gone["by"]) == ("two.jpg", "embedding")
+    assert gone["of_evaluation"] == str(tmp_path / "test" / "a.parquet/0")

@@ -14,6 +14,7 @@ from annotary.curation.dedup import DedupOptions
 from annotary.curation.looks import PictureOptions
 from annotary.curation.steps import StepOptions
 from annotary.images import DecodeOptions
+from annotary.runtime import RuntimeOptions
 from annotary.sources import SourceOptions
 
 
@@ -28,6 +29,7 @@ from annotary.sources import SourceOptions
 )
 @options_of(DedupOptions, PictureOptions, DecodeOptions)
 @options_of(SourceOptions, without=("recursive", "include_files", "exclude_files", "shard"))
+@options_of(RuntimeOptions)
 @step_options
 def command(tables: tuple[str, ...], **values: Any) -> None:
     """Leave out rows with the same text, address or image as a row before, and rows of evaluation sets.
@@ -56,6 +58,7 @@ def _dedup(tables: tuple[str, ...], values: dict[str, Any]) -> int:
         steps,
         looks=looks,
         looks_folder=values["looks"],
+        runtime=made(RuntimeOptions, values),
         watch=watch,
     )
     if result.missing and not result.tallies:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,10 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from annotary.catalog.perceptual_hash import near_hashes
+from annotary.curation._dedup_embedding import EmbedStep
 from annotary.curation._dedup_found import Found, FoundFiles, Numbers, Standing
-from annotary.curation._dedup_images import exact_keys, look_batches, phash_keys
+from annotary.curation._dedup_images import Vectors, exact_keys, look_batches, phash_keys
 from annotary.curation._dedup_keys import KeyFile, Keys, bucket, cells_of, keys_of, normalised
 from annotary.curation._dedup_plan import PlannedPart, numbered
+from annotary.curation._dedup_vectors import VectorStep, joined_vectors, read_vectors
 from annotary.curation.columns import text_columns
 from annotary.curation.looks import LooksStep
 from annotary.curation.steps import StepOptions, run_step
@@ -61,13 +63,13 @@ class KnownImages(NamedTuple):
         sets: int64[n], which set each image is of.
         exact: Keys of their bytes; rows are numbers of images.
         phash: Keys of their looks.
-        failures: Images that could not be had.
+        vectors: Those that a model made of them, and those in the column of vectors.
     """
 
     sets: Numbers
     exact: Keys
     phash: Keys
-    failures: int
+    vectors: Vectors
 
 
 def evaluation_set(path: str) -> EvaluationSet:
@@ -104,23 +106,27 @@ def _images_of(folder: str) -> list[str]:
 
 
 def known_images(
-    sets: Sequence[EvaluationSet], step: LooksStep, folder: Path, options: StepOptions
+    sets: Sequence[EvaluationSet],
+    step: LooksStep,
+    embedding: EmbedStep | VectorStep | None,
+    folder: Path,
+    options: StepOptions,
 ) -> tuple[KnownImages, list[str]]:
     """What images of evaluation sets are compared by, and their names.
 
     Args:
         sets: The sets.
         step: How pictures are measured.
+        embedding: How their vectors are had; None where they are not compared by vectors.
         folder: Where measures are kept.
         options: How the work is spread; all of it is done here, whatever the shard.
     """
     names: list[str] = []
-    sets_of, exact, phash, failures = [], [], [], 0
+    sets_of, exact, phash, vectors = [], [], [], []
     for number, one in enumerate(sets):
         place = folder / blake2b(one.digest.encode(), digest_size=8).hexdigest()
         parts, own = (list(one.parts), step) if one.files is None else _listed(one, place, step)
         result = run_step(own, parts, place / "looks", options)
-        failures += int(result.total.beside.get("unreadable_images", 0))
         rows = [
             0 if part.name in result.failed else result.tallies[part.name].rows_out
             for part in parts
@@ -132,9 +138,11 @@ def known_images(
         for start, batch in look_batches(place / "looks", planned):
             exact.append(exact_keys(batch, first + start))
             phash.append(phash_keys(batch, first + start))
+        vectors.append(_vectors_of(one, own, parts, planned, embedding, place, options, first))
         sets_of.append(np.full(len(names) - first, number, np.int64))
     joined = np.concatenate([np.empty(0, np.int64), *sets_of])
-    return KnownImages(joined, Keys.joined(exact), Keys.joined(phash), failures), names
+    together = joined_vectors(vectors)
+    return KnownImages(joined, Keys.joined(exact), Keys.joined(phash), together), names
 
 
 def leaked_images(
@@ -184,6 +192,43 @@ def leaked_images(
             size = 0
     if held:
         flush()
+
+
+def leaked_vectors(
+    vectors: Vectors,
+    known: Vectors,
+    sets: Numbers,
+    ways: Sequence[int],
+    cosine: float,
+    standing: Standing,
+    found: FoundFiles,
+) -> None:
+    """Let rows go whose vector is near to that of an image of an evaluation set.
+
+    Args:
+        vectors: Of the rows.
+        known: Of the images of the sets.
+        sets: int64[images], which set each is of.
+        ways: For each set the number of its reason.
+        cosine: How alike they must be.
+        standing: It is told which go.
+        found: Gets them.
+    """
+    if not len(known.rows):
+        return
+    numbers = np.array(ways, np.uint8)
+    theirs = np.asarray(known.vectors)
+    step = max(1, min(2**14, 2**26 // len(theirs)))
+    for start in range(0, len(vectors.rows), step):
+        rows = vectors.rows[start : start + step]
+        likeness = np.asarray(vectors.vectors[start : start + step]) @ theirs.T
+        best = np.argmax(likeness, axis=1)
+        most = np.minimum(likeness[np.arange(len(rows)), best], np.float32(1.0))
+        is_near = (most >= cosine - 2e-6) & standing.left(rows)
+        images = known.rows[best[is_near]]
+        gone = Found(rows[is_near], images, 1 - most[is_near], numbers[sets[images]])
+        found.write(gone, is_known=True)
+        standing.go(gone.rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,6 +356,30 @@ def _near(
     is_near = np.isin(hashes, values)
     place = np.searchsorted(values, hashes[is_near])
     return rows[is_near], found[place, 1], found[place, 0].astype(np.float32)
+
+
+def _vectors_of(
+    one: EvaluationSet,
+    looks: LooksStep,
+    parts: Sequence[Part],
+    planned: Sequence[PlannedPart],
+    embedding: EmbedStep | VectorStep | None,
+    place: Path,
+    options: StepOptions,
+    first: int,
+) -> Vectors:
+    """The vectors of the images of a set, numbered from `first`; none where tables have none."""
+    if embedding is None:
+        return joined_vectors([])
+    if isinstance(embedding, VectorStep):
+        if one.files is not None or embedding.column not in column_types(parts[0]):
+            return joined_vectors([])
+    else:
+        embedding = replace(embedding, looks=looks)
+        options = replace(options, workers=1)
+    run_step(embedding, parts, place / "vectors", options)
+    found = read_vectors(place / "vectors", planned, place)
+    return found._replace(rows=found.rows + first)
 
 
 def _listed(one: EvaluationSet, folder: Path, step: LooksStep) -> tuple[list[Part], LooksStep]:

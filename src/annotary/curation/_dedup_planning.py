@@ -17,7 +17,9 @@ from annotary.curation._dedup_against import (
     known_texts,
     leaked_images,
     leaked_texts,
+    leaked_vectors,
 )
+from annotary.curation._dedup_embedding import EmbedStep
 from annotary.curation._dedup_found import FoundFiles, Standing
 from annotary.curation._dedup_groups import (
     Settling,
@@ -29,6 +31,7 @@ from annotary.curation._dedup_groups import (
 from annotary.curation._dedup_images import (
     Candidates,
     ImageFiles,
+    Vectors,
     equal_images,
     image_files,
     look_batches,
@@ -52,6 +55,8 @@ from annotary.curation.looks import LooksStep
 from annotary.curation.steps import OnPart, Step, StepOptions, StepResult, run_step
 from annotary.curation.tables import Part
 
+_LEAKS = ("exact", "phash", "embedding")
+
 Watch: TypeAlias = Callable[[str, int], AbstractContextManager[OnPart]]
 """Shows how far something is ("hashing") that is done for so many parts."""
 
@@ -68,7 +73,7 @@ class Planning:
         is_normalised: Whether texts are normalised before they are compared.
         looks: How pictures are measured.
         looks_folder: Where their measures are; None where none are needed.
-        vector_column: The column with vectors.
+        embedding: How vectors are had; None where none are needed.
         distance: In how many bits perceptual hashes may differ.
         cosine: How alike vectors must be.
         sets: Evaluation sets of images.
@@ -84,7 +89,7 @@ class Planning:
     is_normalised: bool
     looks: LooksStep
     looks_folder: Path | None
-    vector_column: str | None
+    embedding: EmbedStep | VectorStep | None
     distance: int
     cosine: float
     sets: tuple[EvaluationSet, ...]
@@ -129,13 +134,15 @@ def _measure(planning: Planning, steps: StepOptions, watch: Watch) -> dict[str, 
         work["keys"] = ("hashing", keys, place / "keys")
     if planning.looks_folder is not None:
         work["looks"] = ("measuring pictures", planning.looks, planning.looks_folder)
-    if "embedding" in planning.ways:
-        assert planning.vector_column is not None
-        work["vectors"] = ("reading vectors", VectorStep(planning.vector_column), place / "vectors")
+    if planning.embedding is not None:
+        verb = "embedding" if isinstance(planning.embedding, EmbedStep) else "reading vectors"
+        work["vectors"] = (verb, planning.embedding, place / "vectors")
     results = {}
     for name, (verb, one, folder) in work.items():
+        # A network takes all cores by itself.
+        own = replace(steps, workers=1) if isinstance(one, EmbedStep) else steps
         with watch(verb, len(planning.parts)) as on_part:
-            results[name] = run_step(one, planning.parts, folder, steps, on_part=on_part)
+            results[name] = run_step(one, planning.parts, folder, own, on_part=on_part)
     return results
 
 
@@ -159,7 +166,7 @@ def _reasons(planning: Planning) -> list[Reason]:
     found = [
         Reason(f"in evaluation set {one.name}", by, number)
         for number, one in enumerate(planning.sets)
-        for by in ("exact", "phash")
+        for by in _LEAKS
     ]
     found += [
         Reason(f"text in evaluation set {name}", "text", number)
@@ -211,20 +218,33 @@ class _Work:
         if planning.sets:
             assert planning.looks_folder is not None
             place = dedup_folder(planning.folder) / "against"
-            known, names = known_images(planning.sets, planning.looks, place, self._steps)
+            known, names = known_images(
+                planning.sets, planning.looks, planning.embedding, place, self._steps
+            )
+            count = len(planning.sets)
             leaked_images(
                 look_batches(planning.looks_folder, self._parts),
                 known,
-                [(2 * number, 2 * number + 1) for number in range(len(planning.sets))],
+                [(3 * number, 3 * number + 1) for number in range(count)],
                 planning.distance,
                 self._standing,
                 self._found,
             )
+            if planning.embedding is not None:
+                leaked_vectors(
+                    self._vectors(),
+                    known.vectors,
+                    known.sets,
+                    [3 * number + 2 for number in range(count)],
+                    planning.cosine,
+                    self._standing,
+                    self._found,
+                )
         if planning.text_sets:
             texts, more = known_texts(
                 planning.text_sets, planning.text_column, is_normalised=planning.is_normalised
             )
-            first = 2 * len(planning.sets)
+            first = len(_LEAKS) * len(planning.sets)
             leaked_texts(
                 self._key_files("text"),
                 bucket_count(self._rows),
@@ -269,14 +289,15 @@ class _Work:
     def _candidates(self, way: str) -> Candidates:
         planning, common = self._planning, (self._rows, self._standing)
         if way == "embedding":
-            vectors = read_vectors(
-                dedup_folder(planning.folder) / "vectors", self._parts, self._folder
-            )
-            return near_by_vectors(vectors, *common, planning.cosine, self._folder)
+            return near_by_vectors(self._vectors(), *common, planning.cosine, self._folder)
         assert self._images is not None
         if way == "exact":
             return equal_images(self._images.exact, *common)
         return near_images(self._images.phash, *common, planning.distance, self._folder)
+
+    def _vectors(self) -> Vectors:
+        place = dedup_folder(self._planning.folder) / "vectors"
+        return read_vectors(place, self._parts, self._folder)
 
     def _key_files(self, way: str) -> list[KeyFile]:
         folder = dedup_folder(self._planning.folder) / "keys"

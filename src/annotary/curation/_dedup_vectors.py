@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,8 @@ from annotary.errors import UsageError
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+_AT_ONCE = 4096
 
 
 @dataclass(slots=True)
@@ -42,29 +45,74 @@ class VectorStep:
         Raises:
             UsageError: The column holds no vectors, or of different lengths.
         """
-        import pyarrow as pa
-
         tally = Tally()
         rows = Rows(part, [self.column])
-        size = None
-        with PartWriter(target, _schema()) as writer:
+        with VectorWriter(part.file, self.column, target) as writer:
             for batch in rows.batches():
                 places, vectors = _vectors(part, self.column, batch.column(0))
-                if len(vectors):
-                    if size not in (None, vectors.shape[1]):
-                        raise UsageError(
-                            _told_lengths(part.file, self.column, size, vectors.shape[1])
-                        )
-                    size = vectors.shape[1]
-                    columns = [
-                        pa.array(places + tally.rows_out),
-                        pa.array(_bytes(vectors), pa.binary()),
-                    ]
-                    writer.write(pa.RecordBatch.from_arrays(columns, schema=_schema()))
+                writer.write(places + tally.rows_out, vectors)
                 tally.rows_out += batch.num_rows
         tally.rows_in = tally.rows_out
         tally.skip(rows.skipped)
         return tally
+
+
+class VectorWriter:
+    """A table of vectors, each with the number of its row; a context, as `PartWriter`.
+
+    Args:
+        file: What they are of, for messages.
+        column: What they are in, for messages.
+        target: The table.
+    """
+
+    def __init__(self, file: str, column: str, target: Path) -> None:
+        self._file = file
+        self._column = column
+        self._writer = PartWriter(target, _schema())
+        self._size: int | None = None
+        self._held: list[tuple[int, bytes]] = []
+
+    def __enter__(self) -> Self:
+        self._writer.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self._flush()
+        self._writer.__exit__(kind, error, traceback)
+
+    def write(self, rows: npt.NDArray[np.int64], vectors: npt.NDArray[np.float32]) -> None:
+        """Add vectors.
+
+        Args:
+            rows: int64[n], ascending.
+            vectors: float32[n, d], of length 1.
+
+        Raises:
+            UsageError: They have other lengths than those before.
+        """
+        if not len(rows):
+            return
+        if self._size not in (None, vectors.shape[1]):
+            raise UsageError(_told_lengths(self._file, self._column, self._size, vectors.shape[1]))
+        self._size = vectors.shape[1]
+        self._held += zip(rows.tolist(), _bytes(vectors), strict=True)
+        if len(self._held) >= _AT_ONCE:
+            self._flush()
+
+    def _flush(self) -> None:
+        import pyarrow as pa
+
+        columns = [[row for row, _ in self._held], [vector for _, vector in self._held]]
+        arrays = [pa.array(c, field.type) for c, field in zip(columns, _schema(), strict=True)]
+        self._writer.write(pa.RecordBatch.from_arrays(arrays, schema=_schema()))
+        self._held.clear()
 
 
 def read_vectors(folder: Path, parts: Sequence[PlannedPart], work: Path) -> Vectors:
@@ -80,7 +128,7 @@ def read_vectors(folder: Path, parts: Sequence[PlannedPart], work: Path) -> Vect
     """
     rows = [np.empty(0, np.int64)]
     size = 0
-    with (work / "vectors").open("wb") as file:
+    with (work / "vectors.float32").open("wb") as file:
         for part in parts:
             path = folder / f"{part.name}.parquet"
             if part.broken is not None:
@@ -100,7 +148,28 @@ def read_vectors(folder: Path, parts: Sequence[PlannedPart], work: Path) -> Vect
     if not len(numbers):
         return Vectors(numbers, np.empty((0, 1), np.float32))
     shape = (len(numbers), size // 4)
-    return Vectors(numbers, np.memmap(work / "vectors", np.float32, "r", shape=shape))
+    return Vectors(numbers, np.memmap(work / "vectors.float32", np.float32, "r", shape=shape))
+
+
+def joined_vectors(pieces: Sequence[Vectors]) -> Vectors:
+    """Vectors of several places as one, in memory.
+
+    Raises:
+        UsageError: They have different lengths.
+    """
+    some = [vectors for vectors in pieces if len(vectors.rows)]
+    sizes = {vectors.vectors.shape[1] for vectors in some}
+    if len(sizes) > 1:
+        raise UsageError(
+            f"evaluation sets have vectors of {' and of '.join(map(str, sorted(sizes)))} numbers;"
+            " they must be of one model"
+        )
+    if not some:
+        return Vectors(np.empty(0, np.int64), np.empty((0, 1), np.float32))
+    return Vectors(
+        np.concatenate([vectors.rows for vectors in some]),
+        np.concatenate([np.asarray(vectors.vectors) for vectors in some]),
+    )
 
 
 def _vectors(

@@ -261,11 +261,11 @@ def _looks(work: Work) -> LooksStep:
 
 
 def _check_dedup(work: Work, known: Known) -> None:
-    from annotary.curation.dedup import DedupOptions, _planning
+    from annotary.curation.dedup import DedupOptions, check_dedup
 
     if known.part is not None:
         options = work.of(DedupOptions)
-        _planning([known.part], work.folder, options, _looks(work), None)
+        check_dedup([known.part], options, _looks(work))
 
 
 def _dedup(work: Work) -> Done:

@@ -20,8 +20,10 @@ from typing import Any
 
 from annotary.catalog.perceptual_hash import MOST_DISTANCE
 from annotary.curation._dedup_against import evaluation_set, text_digest
+from annotary.curation._dedup_embedding import EmbedStep
 from annotary.curation._dedup_plan import dedup_folder, has_plan
 from annotary.curation._dedup_planning import Planning, Watch, make_plan
+from annotary.curation._dedup_vectors import VectorStep
 from annotary.curation._dedup_ways import IMAGE_WAYS, WAYS, is_way, key_ways
 from annotary.curation._dedup_writing import DUPLICATES, WriteStep, write_duplicates
 from annotary.curation._row_images import image_column
@@ -38,6 +40,7 @@ from annotary.curation.steps import (
 )
 from annotary.curation.tables import BrokenPart, Part, Rows, column_types, find_parts, no_column
 from annotary.errors import UsageError
+from annotary.runtime import RuntimeOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,10 @@ class DedupOptions:
 
     vector_column: str | None = field(default=None, metadata={"metavar": "NAME"})
     """For embedding: the column with vectors, lists of as many numbers each."""
+
+    model: str | None = field(default=None, metadata={"metavar": "NAME"})
+    """For embedding, in place of a column: the model that embeds the images, a name of `annotary models`, hf:OWNER/NAME
+    or dir:PATH."""
 
     distance: int = field(default=6, metadata={"metavar": "BITS"})
     """For phash: how many of the 64 bits may differ, 0 to 16."""
@@ -92,8 +99,10 @@ class DedupOptions:
             raise ValueError(f"distance must be 0..{MOST_DISTANCE} bits, but got {self.distance}")
         if not 0.0 < self.cosine <= 1.0:
             raise ValueError(f"cosine must be above 0 and at most 1, but got {self.cosine}")
-        if "embedding" in self.ways and self.vector_column is None:
-            raise ValueError("by embedding needs vectors: say --vector-column NAME")
+        if "embedding" in self.ways and (self.vector_column is None) == (self.model is None):
+            raise ValueError(
+                "by embedding needs vectors: say either --vector-column NAME or --model NAME"
+            )
 
     @property
     def ways(self) -> tuple[str, ...]:
@@ -103,7 +112,8 @@ class DedupOptions:
     @property
     def looks_at_images(self) -> bool:
         """Whether pictures are read."""
-        return bool(self.against) or bool({"exact", "phash"} & set(self.ways))
+        is_embedded = "embedding" in self.ways and self.model is not None
+        return bool(self.against) or bool({"exact", "phash"} & set(self.ways)) or is_embedded
 
 
 def dedup(
@@ -114,6 +124,7 @@ def dedup(
     *,
     looks: LooksStep | None = None,
     looks_folder: Path | None = None,
+    runtime: RuntimeOptions | None = None,
     watch: Watch | None = None,
 ) -> StepResult:
     """Let rows go that are the same as others, or in an evaluation set.
@@ -126,6 +137,7 @@ def dedup(
             anything is written, and goes on when it is called again.
         looks: Which column holds images, and how they are read.
         looks_folder: Where measures of pictures are kept, or are already; below `folder` when nothing is said.
+        runtime: How the model runs that embeds images.
         watch: Shows how far it is.
 
     Raises:
@@ -134,7 +146,8 @@ def dedup(
     """
     steps, looks, watch = steps or StepOptions(), looks or LooksStep(), watch or _unwatched
     parts = find_parts(tables)
-    planning = _planning(parts, folder, options, looks, looks_folder)
+    embedding = _embedding(options, looks, runtime)
+    planning = _planning(parts, folder, options, looks, embedding, looks_folder)
     told = _settings(planning, options)
     step = WriteStep(told, options.id, options.keep_duplicates, planning.looks_folder)
     take_folder(step, folder, steps)
@@ -155,11 +168,40 @@ def dedup(
     return result
 
 
+def check_dedup(
+    parts: Sequence[Part], options: DedupOptions, looks: LooksStep | None = None
+) -> None:
+    """Refuse what cannot be done, as far as it is known before anything is read or written.
+
+    Args:
+        parts: The tables, or one that stands for all.
+        options: What counts as the same.
+        looks: Which column holds images.
+
+    Raises:
+        UsageError: A column, an evaluation set or a model is not there.
+    """
+    looks = looks or LooksStep()
+    _planning(parts, Path(), options, looks, _embedding(options, looks, None), None)
+
+
+def _embedding(
+    options: DedupOptions, looks: LooksStep, runtime: RuntimeOptions | None
+) -> EmbedStep | VectorStep | None:
+    """How vectors are had."""
+    if "embedding" not in options.ways:
+        return None
+    if options.model is None:
+        return VectorStep(str(options.vector_column))
+    return EmbedStep(options.model, looks, runtime or RuntimeOptions())
+
+
 def _planning(
     parts: Sequence[Part],
     folder: Path,
     options: DedupOptions,
     looks: LooksStep,
+    embedding: EmbedStep | VectorStep | None,
     looks_folder: Path | None,
 ) -> Planning:
     """What there is to do; columns are checked as far as the first part that can be read tells.
@@ -177,9 +219,10 @@ def _planning(
     if options.looks_at_images:
         image_column(first, Rows(first).schema, looks.source.image_column)
     kinds = column_types(first)
-    if "embedding" in options.ways and options.vector_column not in kinds:
-        flag = "--vector-column"
-        raise UsageError(no_column(first.file, str(options.vector_column), list(kinds), flag))
+    if embedding is not None:
+        embedding.settings()  # or there is no such model
+    if isinstance(embedding, VectorStep) and embedding.column not in kinds:
+        raise UsageError(no_column(first.file, embedding.column, list(kinds), "--vector-column"))
     sets = tuple(evaluation_set(path) for path in dict.fromkeys(options.against))
     text_sets = tuple(dict.fromkeys(options.against_texts))
     place = looks_folder or dedup_folder(folder) / "looks"
@@ -191,7 +234,7 @@ def _planning(
         is_normalised=options.normalise,
         looks=looks,
         looks_folder=place if options.looks_at_images else None,
-        vector_column=options.vector_column,
+        embedding=embedding,
         distance=options.distance,
         cosine=options.cosine,
         sets=sets,
@@ -227,8 +270,8 @@ def _settings(planning: Planning, options: DedupOptions) -> dict[str, Any]:
     }
     if options.looks_at_images:
         told |= {"distance": options.distance, "looks": planning.looks.settings()}
-    if "embedding" in options.ways:
-        told |= {"cosine": options.cosine, "vector_column": options.vector_column}
+    if planning.embedding is not None:
+        told |= {"cosine": options.cosine, "vectors": planning.embedding.settings()}
     return told
 
 
