@@ -180,7 +180,11 @@ def show_languages(folder: Path, captions: Sequence[str]) -> None:
     print("| letters | sentences | told rightly | English ones told | others told to be English |")
     print("|---|---|---|---|---|")
     groups = ((1, 10), (10, 20), (20, 30), (30, 50), (50, 1000))
-    found = [(language, known_by.language(text)[0], letters(text)) for language, text in known]
+    told_as = known_by.of_all([text for _, text in known])
+    found = [
+        (language, said[0], letters(text))
+        for (language, text), said in zip(known, told_as, strict=True)
+    ]
     for least, most in groups:
         rows = [(true, said) for true, said, count in found if least <= count < most]
         english = [said == "en" for true, said in rows if true == "en"]
@@ -193,7 +197,7 @@ def show_languages(folder: Path, captions: Sequence[str]) -> None:
     _show_each(found, 20)
     if captions:
         started = time.process_time()
-        said = [known_by.language(text) for text in captions if enough_letters(text)]
+        said = known_by.of_all([text for text in captions if enough_letters(text)])
         seconds = time.process_time() - started
         print(f"\n{len(said):,} captions, {len(said) / seconds:,.0f} a second and core\n")
         print("| English with a score of at least | " + " | ".join(_SCORES) + " |")

@@ -19,6 +19,7 @@ from PIL import Image, ImageEnhance, ImageFilter
 from pyarrow import parquet
 
 from annotary.cli._curate_quality import command
+from annotary.curation import _languages
 from annotary.curation._languages import MIN_LETTERS, Identifier, enough_letters, identifier
 from annotary.curation.looks import Look, LooksStep, look_at
 from annotary.curation.quality import (
@@ -198,6 +199,40 @@ def test_any_text_has_a_language_and_a_score(text: str) -> None:
     language, score = identifier().language(text)
     assert language in identifier().languages
     assert 0.0 <= score <= 1.0
+
+
+@given(
+    st.lists(st.one_of(st.text(max_size=60), st.sampled_from([ENGLISH, GERMAN, "OLD", "П" * 900])))
+)
+def test_many_texts_at_once_are_told_as_each_alone(texts: list[str]) -> None:
+    together = identifier().of_all(texts)
+    assert len(together) == len(texts)
+    for text, (language, score) in zip(texts, together, strict=True):
+        alone, known = identifier().language(text)
+        assert score == pytest.approx(known, abs=1e-4)
+        # Where two languages are as good as equally likely, rounding decides.
+        assert language == alone or known < 0.5
+
+
+def test_a_model_of_another_make_is_asked_for_each_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = _languages._model()
+
+    class Without:
+        labels = real.labels
+        classify = staticmethod(real.classify)
+
+    class Other(Without):
+        classify = staticmethod(lambda text: ("en", 0.5))
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(real, name)
+
+    assert _languages._Walker.of(real) is not None
+    assert _languages._Walker.of(Without()) is None
+    assert _languages._Walker.of(Other()) is None
+    monkeypatch.setattr(_languages, "_model", Without)
+    told = Identifier().of_all([GERMAN, "", ENGLISH])
+    assert [language for language, _ in told][::2] == ["de", "en"]
 
 
 def test_without_the_package_the_message_is_the_command(monkeypatch: pytest.MonkeyPatch) -> None:

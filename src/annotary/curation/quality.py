@@ -214,28 +214,46 @@ def text_reason(text: str | None, limits: Limits) -> tuple[str | None, str | Non
         text: It; None where there is none.
         limits: What it is held to.
     """
+    return text_reasons([text], limits)[0]
+
+
+def text_reasons(
+    texts: Sequence[str | None], limits: Limits
+) -> list[tuple[str | None, str | None]]:
+    """The same for many texts: languages of many are told several times as fast."""
+    found: list[tuple[str | None, str | None]] = [(_length_reason(t, limits), None) for t in texts]
+    if limits.languages is None:
+        return found
+    asked = [place for place, (why, _) in enumerate(found) if why is None]
+    long = [place for place in asked if enough_letters(texts[place] or "")]
+    told = dict(zip(long, identifier().of_all([texts[place] or "" for place in long]), strict=True))
+    for place in asked:
+        language, score = told.get(place, (UNKNOWN, 0.0))
+        if language == UNKNOWN or score < limits.min_language_score:
+            found[place] = (None if limits.keeps_unknown else UNKNOWN_LANGUAGE), UNKNOWN
+        else:
+            found[place] = (None if language in limits.languages else OTHER_LANGUAGE), language
+    return found
+
+
+def _length_reason(text: str | None, limits: Limits) -> str | None:
+    """Why the length of a text is not right, or None."""
     if text is None:
-        return NO_TEXT, None
+        return NO_TEXT
     text = text.strip()
     if not text:
-        return EMPTY_TEXT, None
-    characters = len(text)
-    if limits.min_characters is not None and characters < limits.min_characters:
-        return FEW_CHARACTERS, None
-    if limits.max_characters is not None and characters > limits.max_characters:
-        return MANY_CHARACTERS, None
+        return EMPTY_TEXT
+    if limits.min_characters is not None and len(text) < limits.min_characters:
+        return FEW_CHARACTERS
+    if limits.max_characters is not None and len(text) > limits.max_characters:
+        return MANY_CHARACTERS
     if limits.min_words is not None or limits.max_words is not None:
         words = len(text.split())
         if limits.min_words is not None and words < limits.min_words:
-            return FEW_WORDS, None
+            return FEW_WORDS
         if limits.max_words is not None and words > limits.max_words:
-            return MANY_WORDS, None
-    if limits.languages is None:
-        return None, None
-    language, score = identifier().language(text) if enough_letters(text) else (UNKNOWN, 0.0)
-    if language == UNKNOWN or score < limits.min_language_score:
-        return (None if limits.keeps_unknown else UNKNOWN_LANGUAGE), UNKNOWN
-    return (None if language in limits.languages else OTHER_LANGUAGE), language
+            return MANY_WORDS
+    return None
 
 
 def look_reason(look: Look, limits: Limits) -> str | None:
@@ -363,12 +381,13 @@ class _Filters:
         """Why each row is dropped; None for those that stay."""
         whys: list[str | None] = [None] * batch.num_rows
         if self._texts:
-            for place, texts in enumerate(_texts(batch, self._texts)):
-                found = [text_reason(text, self._limits) for text in texts]
+            rows = list(_texts(batch, self._texts))
+            found = iter(text_reasons([text for texts in rows for text in texts], self._limits))
+            for place, texts in enumerate(rows):
+                told = [next(found) for _ in texts]
                 # A row with several texts is good enough when one of them is.
-                is_good = any(why is None for why, _ in found)
-                whys[place] = None if is_good else found[0][0]
-                for name in (f"language {language}" for _, language in found if language):
+                whys[place] = None if any(why is None for why, _ in told) else told[0][0]
+                for name in (f"language {language}" for _, language in told if language):
                     tally.beside[name] = tally.beside.get(name, 0) + 1
         if self._stored is not None:
             looks = self._stored.take(batch.num_rows)
