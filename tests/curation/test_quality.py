@@ -159,6 +159,13 @@ def test_an_option_against_the_preset_is_told() -> None:
         QualityOptions(preset="basic", max_words=2).limits()
 
 
+@pytest.mark.parametrize("told", [{"unknown_language": "drop"}, {"min_language_score": 0.5}])
+def test_options_of_languages_need_languages(told: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="only with --languages"):
+        QualityOptions(min_words=2, **told).limits()
+    assert QualityOptions(languages="en", **told).limits().languages == ("en",)
+
+
 def test_languages() -> None:
     limits = QualityOptions(languages="en").limits()
     assert text_reason(ENGLISH, limits) == (None, "en")

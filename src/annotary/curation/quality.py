@@ -143,6 +143,8 @@ class QualityOptions:
                 )
         languages = preset.get("languages") if self.languages is None else self.languages
         is_any = languages is None or languages.strip().lower() in ("", "any")
+        if is_any and (self.unknown_language == "drop" or self.min_language_score != MIN_SCORE):
+            raise UsageError("--unknown-language and --min-language-score: only with --languages")
         return Limits(
             **{name: value or None for name, value in chosen.items()},
             languages=None if is_any else tuple(sorted(identifier().codes(str(languages)))),
