@@ -242,7 +242,7 @@ def test_machines_that_share_the_parts_count_them_all(tmp_path, monkeypatch, whe
     if when == "behind":
         match([tmp_path / "in"], ENTRIES, out, steps=shards[0])
         assert not (out / COUNTS).exists()
-        with pytest.raises(UsageError, match="lacks . parts: match them first"):
+        with pytest.raises(UsageError, match=r"lacks . parts: match them first"):
             balance(out, tmp_path / "kept", BalanceOptions(t=1))
         match([tmp_path / "in"], ENTRIES, out, steps=shards[1])
     else:
@@ -257,5 +257,40 @@ def test_counts_of_a_part_that_are_gone(tmp_path):
     write(tmp_path / "p.parquet", [{"id": 1, "caption": "cat"}])
     match([tmp_path / "p.parquet"], ENTRIES, tmp_path / "out")
     counts_of_part(tmp_path / "out" / "p.parquet").unlink()
-    with pytest.raises(OutputError, match="cannot be read.*--on-existing overwrite"):
+    with pytest.raises(OutputError, match="gone or damaged; say --on-existing overwrite"):
         match([tmp_path / "p.parquet"], ENTRIES, tmp_path / "out")
+
+
+def test_a_table_without_any_text(tmp_path):
+    (tmp_path / "in").mkdir()
+    write(tmp_path / "in" / "a.jsonl", [{"id": 1, "texts": [["alt", "a dog"]]}])
+    write(tmp_path / "in" / "b.jsonl", [{"id": 2, "texts": []}, {"id": 3, "texts": None}])
+    write(tmp_path / "in" / "c.jsonl", [{"id": 4, "texts": [["too short"]]}])
+    result = match([tmp_path / "in"], ENTRIES, tmp_path / "out", steps=StepOptions(workers=1))
+    assert [row["id"] for row in rows_of(tmp_path / "out")] == [1]
+    assert (result.total.rows_in, result.total.dropped) == (4, {"no text": 3})
+    nothing = pa.table({"id": [1, 2], "caption": pa.nulls(2)})
+    pq.write_table(nothing, tmp_path / "none.parquet")
+    match([tmp_path / "none.parquet"], ENTRIES, tmp_path / "none")
+    assert [row["caption_entries"] for row in rows_of(tmp_path / "none")] == [[], []]
+
+
+def test_columns_are_not_doubled(tmp_path):
+    rows = [{"id": 1, "texts": [["alt", "a dog"]], "texts_kind": "x"}]
+    write(tmp_path / "p.parquet", rows)
+    result = match([tmp_path / "p.parquet"], ENTRIES, tmp_path / "out")
+    assert "has a column 'texts_kind' already" in result.total.failures[0].message
+
+
+def test_long_lists_of_texts_beside_large_cells(tmp_path, monkeypatch):
+    monkeypatch.setattr("annotary.curation.match.BATCH_BYTES", 1_000)
+    rows = [
+        {"id": n, "image": bytes(100), "texts": [f"cat {n} {k}" for k in range(n * 20)]}
+        for n in range(4)
+    ]
+    write(tmp_path / "p.parquet", rows)
+    result = match([tmp_path / "p.parquet"], ENTRIES, tmp_path / "out")
+    found = [(row["id"], row["texts"], row["texts_entries"]) for row in rows_of(tmp_path / "out")]
+    assert found == [(row["id"], text, expected(text)) for row in rows for text in row["texts"]]
+    assert result.total.dropped == {"no text": 1}
+    assert result.total.beside["rows_unrolled"] == len(found) == 120

@@ -81,18 +81,21 @@ def id_columns(part: Part, named: Sequence[str]) -> tuple[str, ...]:
 
 
 def is_text(kind: pa.DataType) -> bool:
-    """Whether a column of a type holds text."""
+    """Whether a column of a type holds text, or nothing at all, as where all texts of a table are missing."""
     from pyarrow import types
 
     if types.is_dictionary(kind):
         return is_text(kind.value_type)
-    return str(kind) in ("string", "large_string", "string_view")
+    return types.is_null(kind) or str(kind) in ("string", "large_string", "string_view")
 
 
 def is_scalar(kind: pa.DataType) -> bool:
     """Whether a column of a type holds texts, numbers or bytes, which can be an id."""
+    import pyarrow as pa
     from pyarrow import types
 
+    if isinstance(kind, pa.BaseExtensionType):  # such as a UUID
+        return is_scalar(kind.storage_type)
     if types.is_dictionary(kind):
         return is_scalar(kind.value_type)
     return not (types.is_nested(kind) or types.is_null(kind) or types.is_floating(kind))
@@ -112,19 +115,45 @@ def is_list(kind: pa.DataType) -> bool:
     return bool(types.is_list(kind) or types.is_large_list(kind))
 
 
+def refuse_column(part: Part, batch: pa.RecordBatch, name: str, done: str) -> None:
+    """Refuse to add a column to a table that has one with its name.
+
+    Args:
+        part: The table.
+        batch: Rows of it.
+        name: Of the column.
+        done: What has been done to the table, it seems ("matched").
+
+    Raises:
+        UsageError: There is one.
+    """
+    if name in batch.schema.names:
+        raise UsageError(f"{part.file} has a column {name!r} already; was the table {done} before?")
+
+
 def as_text(array: pa.Array) -> pa.Array:
     """A column of texts with the layout of strings: a buffer of UTF-8, and where each begins."""
     import pyarrow as pa
+    from pyarrow import types
 
-    kind = str(array.type)
-    if kind in ("string", "large_string"):
+    if isinstance(array.type, pa.BaseExtensionType):
+        array = array.storage
+    if types.is_dictionary(array.type):
+        array = array.dictionary_decode()
+    kind = array.type
+    if types.is_string(kind) or types.is_large_string(kind):
         return array
-    if kind.startswith(("binary", "fixed_size_binary", "large_binary")):
+    if (
+        types.is_binary(kind)
+        or types.is_large_binary(kind)
+        or types.is_binary_view(kind)
+        or types.is_fixed_size_binary(kind)
+    ):
         # Bytes are told apart by their digits: they need not be text.
         return pa.array(
             [None if one is None else one.hex() for one in array.to_pylist()], pa.string()
         )
-    return array.cast(pa.large_string() if kind == "string_view" else pa.string())
+    return array.cast(pa.large_string() if types.is_string_view(kind) else pa.string())
 
 
 def _usual(

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from annotary.curation._draws import buffer_of
-from annotary.curation.columns import ENTRIES, is_list, is_text, text_columns
+from annotary.curation.columns import ENTRIES, is_list, is_text, refuse_column, text_columns
 from annotary.curation.entries import Entries
 from annotary.curation.entry_index import EntryIndex
 from annotary.curation.probabilities import Counts
@@ -32,7 +32,15 @@ from annotary.curation.steps import (
     add_to_report,
     run_step,
 )
-from annotary.curation.tables import Part, PartWriter, Rows, find_parts, first_line, no_column
+from annotary.curation.tables import (
+    BATCH_BYTES,
+    BATCH_ROWS,
+    Part,
+    PartWriter,
+    Rows,
+    find_parts,
+    no_column,
+)
 from annotary.errors import OutputError, UsageError
 from annotary.sinks import write_atomically
 from annotary.sinks._atomic import replacing
@@ -105,7 +113,7 @@ class MatchStep:
         rows = Rows(part)
         with PartWriter(target) as writer:
             for batch in rows.batches():
-                for piece in self._unrolled(batch, tally):
+                for piece in self._unrolled(batch, tally, part):
                     writer.write(self._matched(index, piece, counts, tally, part))
             tally.rows_out = writer.rows
             tally.skip(rows.skipped)
@@ -120,9 +128,7 @@ class MatchStep:
 
         is_matched = np.zeros(batch.num_rows, np.bool_)
         for name in self._columns:
-            if name + ENTRIES in batch.schema.names:
-                told = "was the table matched before?"
-                raise UsageError(f"{part.file} has a column {name + ENTRIES!r} already; {told}")
+            refuse_column(part, batch, name + ENTRIES, "matched")
             texts = buffer_of(_text_column(batch, name, part))
             found = index.match_buffer(*texts)
             offsets = pa.array(found.offsets.astype(np.int32))
@@ -140,17 +146,21 @@ class MatchStep:
             batch = batch.filter(pa.array(is_matched))
         return batch
 
-    def _unrolled(self, batch: pa.RecordBatch, tally: Tally) -> Iterator[pa.RecordBatch]:
+    def _unrolled(
+        self, batch: pa.RecordBatch, tally: Tally, part: Part
+    ) -> Iterator[pa.RecordBatch]:
         """Rows with one text each: lists of texts become as many rows."""
         tally.rows_in += batch.num_rows
         (name, *more) = self._columns
         if name not in batch.schema.names or more or not is_list(batch.schema.field(name).type):
             yield batch
             return
-        unrolled = unroll(batch, name)
-        tally.drop("no text", batch.num_rows - _rows_with_texts(batch, name))
-        tally.beside["rows_unrolled"] = tally.beside.get("rows_unrolled", 0) + unrolled.num_rows
-        yield unrolled
+        with_text = 0
+        for piece, rows in unroll(batch, name, part):
+            with_text += rows
+            tally.beside["rows_unrolled"] = tally.beside.get("rows_unrolled", 0) + piece.num_rows
+            yield piece
+        tally.drop("no text", batch.num_rows - with_text)
 
 
 def match(
@@ -208,36 +218,42 @@ def english_entries() -> Entries:
     return Entries(tuple(texts), "the English entries of WordNet")
 
 
-def unroll(batch: pa.RecordBatch, name: str) -> pa.RecordBatch:
-    """Rows with a list of texts as rows with one text.
+def unroll(batch: pa.RecordBatch, name: str, part: Part) -> Iterator[tuple[pa.RecordBatch, int]]:
+    """Rows with a list of texts as rows with one text, and of how many rows they are the first.
 
     The list holds texts, or, as in MetaCLIP's own files, pairs of a kind and a text ("alt", "a dog"); then there is a
-    column more with the kinds, `texts_kind`. Rows without any text are left out.
+    column more with the kinds, `texts_kind`. Rows without any text are left out. What else a row has, such as an image,
+    is copied for each of its texts, so it comes in pieces of a bounded size.
 
     Args:
         batch: Rows.
         name: The column with the lists.
+        part: Where they are from.
     """
     import pyarrow as pa
     from pyarrow import compute
 
     place = batch.schema.names.index(name)
     lists = batch.column(place)
-    rows = compute.list_parent_indices(lists)
-    texts = compute.list_flatten(lists)
-    kinds = None
+    rows, texts, kinds = compute.list_parent_indices(lists), compute.list_flatten(lists), None
     if not is_text(texts.type):  # [kind, text]; what is shorter has no text
+        refuse_column(part, batch, f"{name}_kind", "unrolled")
         is_pair = compute.fill_null(
             compute.equal(compute.list_value_length(texts), 2), fill_value=False
         )
         rows, texts = rows.filter(is_pair), texts.filter(is_pair)
         kinds, texts = compute.list_element(texts, 0), compute.list_element(texts, 1)
-    taken = batch.take(rows)
-    taken = taken.set_column(place, name, texts)
-    if kinds is not None:
-        taken = taken.append_column(f"{name}_kind", kinds)
-    assert isinstance(taken, pa.RecordBatch)
-    return taken
+    is_first = np.diff(rows.to_numpy(), prepend=-1) > 0
+    # The lists themselves are not copied for each of their texts.
+    others = batch.set_column(place, name, pa.nulls(batch.num_rows))
+    fitting = BATCH_BYTES * batch.num_rows // max(1, others.nbytes)
+    at_once = min(BATCH_ROWS, max(1, fitting))
+    for start in range(0, max(1, len(rows)), at_once):
+        piece = others.take(rows.slice(start, at_once))
+        piece = piece.set_column(place, name, texts.slice(start, at_once))
+        if kinds is not None:
+            piece = piece.append_column(f"{name}_kind", kinds.slice(start, at_once))
+        yield piece, int(is_first[start : start + at_once].sum())
 
 
 def counts_of_part(target: Path) -> Path:
@@ -269,9 +285,8 @@ def added_counts(folder: Path, parts: Iterable[str], entries: int) -> Counts:
             ids, found = np.load(path)
             counts[ids.astype(np.int64)] += found
         except (OSError, EOFError, ValueError, IndexError) as error:
-            raise OutputError(
-                f"{path} cannot be read: {first_line(error)}; say --on-existing overwrite"
-            ) from error
+            told = "the counts of a part are gone or damaged; say --on-existing overwrite"
+            raise OutputError(f"{path}: {told}") from error
     return counts
 
 
@@ -288,13 +303,6 @@ def _text_column(batch: pa.RecordBatch, name: str, part: Part) -> pa.Array:
     if not is_text(column.type):
         raise UsageError(f"the column {name!r} of {part.file} holds {column.type}, not text")
     return column
-
-
-def _rows_with_texts(batch: pa.RecordBatch, name: str) -> int:
-    from pyarrow import compute
-
-    rows = compute.list_parent_indices(batch.column(batch.schema.names.index(name)))
-    return int(compute.count_distinct(rows).as_py())
 
 
 def _index_folder(folder: Path, digest: str) -> Path:
