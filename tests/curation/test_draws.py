@@ -88,3 +88,11 @@ def test_columns_are_told_apart():
     a, b = pa.array(["ab", "a"]), pa.array(["c", "bc"])
     assert len(set(draws(0, [a, b]).tolist())) == 2
     assert draws(0, [a, b])[0] != draws(0, [b, a])[0]
+
+
+@given(TEXTS)
+def test_texts_longer_than_a_block_are_hashed_piece_by_piece(texts):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("annotary.curation._draws._AT_ONCE", 7)
+        found = hashes(1, [pa.array(texts, pa.string())])
+    assert found.tolist() == [defined(1, text) for text in texts]

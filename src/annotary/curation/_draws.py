@@ -26,7 +26,7 @@ BASE = 0x9E3779B97F4A7C15
 
 _STEP = 0xD1342543DE82EF95
 _ABSENT = 0x2545F4914F6CDD1D
-_AT_ONCE = 2**20  # bytes whose powers are kept
+_AT_ONCE = 2**20  # bytes, of which the powers are kept
 _MASK = 2**64 - 1
 
 
@@ -100,12 +100,15 @@ def polynomials(data: npt.NDArray[np.uint8], offsets: npt.NDArray[Any]) -> Hashe
     """
     starts = np.asarray(offsets, np.int64)
     found = np.zeros(len(starts) - 1, np.uint64)
+    powers, inverse = _powers(_AT_ONCE)
     first = 0
     while first < len(found):
         last = int(np.searchsorted(starts, starts[first] + _AT_ONCE, "right")) - 1
-        last = min(len(found), max(first + 1, last))
+        if last == first:
+            found[first] = _polynomial_of_long(data[starts[first] : starts[first + 1]])
+            first += 1
+            continue
         own = starts[first : last + 1] - starts[first]
-        powers, inverse = _powers(max(_AT_ONCE, 1 << int(own[-1]).bit_length()))
         terms = data[starts[first] : starts[last]].astype(np.uint64)
         terms += np.uint64(1)
         terms *= powers[: len(terms)]
@@ -114,6 +117,17 @@ def polynomials(data: npt.NDArray[np.uint8], offsets: npt.NDArray[Any]) -> Hashe
         found[first:last] = (sums[own[1:]] - sums[own[:-1]]) * inverse[own[:-1]]
         first = last
     return found
+
+
+def _polynomial_of_long(data: npt.NDArray[np.uint8]) -> int:
+    """The polynomial of one text, piece by piece."""
+    found = 0
+    powers, _ = _powers(_AT_ONCE)
+    for start in range(0, len(data), _AT_ONCE):
+        terms = data[start : start + _AT_ONCE].astype(np.uint64) + np.uint64(1)
+        terms *= powers[: len(terms)]
+        found += int(terms.sum()) * pow(BASE, start, 2**64)
+    return found & _MASK
 
 
 def mixed(values: Hashes) -> Hashes:
