@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -10,7 +11,13 @@ import pytest
 pa = pytest.importorskip("pyarrow")
 from pyarrow import parquet as pq  # noqa: E402
 
-from annotary.curation.balance import BalanceOptions, Balancer, balance, draw  # noqa: E402
+from annotary.curation.balance import (  # noqa: E402
+    BalanceOptions,
+    Balancer,
+    balance,
+    draw,
+    read_counts_file,
+)
 from annotary.curation.entries import Entries  # noqa: E402
 from annotary.curation.match import COUNTS, MatchOptions, match  # noqa: E402
 from annotary.curation.probabilities import entry_probabilities, text_probabilities  # noqa: E402
@@ -282,3 +289,114 @@ def test_the_command(tmp_path, pool):
     assert "t = 40" in result.stderr
     assert json.loads(result.stdout)["rows_out"] == len(kept_of(tmp_path / "out"))
     assert "4,000 rows balanced" in result.stderr
+
+
+def test_ids_of_every_type(tmp_path):
+    texts_of_all = ["word0", "word1"]
+    keys = {
+        "uuid": pa.ExtensionArray.from_storage(
+            pa.uuid(), pa.array([b"\xff" * 16, bytes(16)], pa.binary(16))
+        ),
+        "bytes": pa.array([b"\xff", None]),
+        "codes": pa.array([b"\xff", b"x"]).dictionary_encode(),
+        "number": pa.array([2**64 - 1, 0], pa.uint64()),
+        "time": pa.array([0, 1], pa.timestamp("ns", "UTC")),
+    }
+    pq.write_table(pa.table({**keys, "caption": texts_of_all}), tmp_path / "p.parquet")
+    match([tmp_path / "p.parquet"], ENTRIES, tmp_path / "m", steps=ONE)
+    balancer = Balancer.of(tmp_path / "m", 0.5, seed=5)
+    told = {"uuid": ["ff" * 16, "00" * 16], "codes": ["ff", "78"], "number": [str(2**64 - 1), "0"]}
+    for name in keys:
+        out = tmp_path / name
+        balance(tmp_path / "m", out, BalanceOptions(t=0.5, seed=5, id=(name,)), ONE)
+        if name in told:
+            pairs = zip(texts_of_all, told[name], strict=True)
+            kept = [text for n, (text, key) in enumerate(pairs) if balancer.keeps([n], text, key)]
+            assert [row["caption"] for row in rows_of(out)] == kept
+
+
+@pytest.mark.parametrize(
+    ("ids", "told"),
+    [
+        ([[2**32], [0]], "ids of entries of another list"),
+        ([[-1], [0]], "ids of entries of another list"),
+        ([[250], [0]], "ids of entries of another list"),
+        ([[0, None], [0]], "in which one is missing"),
+        ([["0"], ["1"]], "a column of list<.*string> where ids of entries are expected"),
+    ],
+)
+def test_ids_of_other_entries(tmp_path, pool, ids, told):
+    (tmp_path / "rest").mkdir()
+    table = pa.table({"url": ["a", "b"], "caption": ["word0", "x"], "caption_entries": ids})
+    pq.write_table(table, tmp_path / "rest" / "x.parquet")
+    result = balance(pool, tmp_path / "out", BalanceOptions(t=1), ONE, tables=[tmp_path / "rest"])
+    (failure,) = result.total.failures
+    assert re.search(told, failure.message)
+
+
+def test_lists_of_ids_that_are_empty_or_missing(tmp_path, pool):
+    (tmp_path / "rest").mkdir()
+    rows = [{"url": "a", "caption": "x", "caption_entries": []}, {"url": "b", "caption": "y"}]
+    (tmp_path / "rest" / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = balance(pool, tmp_path / "out", BalanceOptions(t=1), ONE, tables=[tmp_path / "rest"])
+    assert result.total.dropped == {"no entry matched": 2}
+
+
+def test_a_column_of_probabilities_is_not_doubled(tmp_path, pool):
+    options = BalanceOptions(t=40, online=True)
+    balance(pool, tmp_path / "once", options, ONE)
+    result = balance(pool, tmp_path / "twice", options, ONE, tables=[tmp_path / "once"])
+    assert (
+        "'caption_probability' already; was the table balanced" in result.total.failures[0].message
+    )
+
+
+@pytest.mark.parametrize("sample", [1_000_000, 1_000])
+def test_a_size_that_later_tables_do_not_have(tmp_path, pool, monkeypatch, sample):
+    monkeypatch.setattr("annotary.curation.balance.SAMPLE", sample)
+    rest = pq.read_table(next(pool.glob("*.parquet"))).slice(0, 400)
+    (tmp_path / "rest").mkdir()
+    pq.write_table(rest, tmp_path / "rest" / "x.parquet")
+    tables = [tmp_path / "rest"]
+    there = sum(bool(ids) for ids in rest["caption_entries"].to_pylist())
+    with pytest.raises(UsageError, match=f"only {there} texts match any entry"):
+        balance(pool, tmp_path / "o", BalanceOptions(target_size=there + 1), ONE, tables=tables)
+    balance(pool, tmp_path / "o", BalanceOptions(target_size=150), ONE, tables=tables)
+    assert len(kept_of(tmp_path / "o")) == pytest.approx(150, abs=40)
+
+
+def test_machines_that_share_the_parts(tmp_path):
+    again = matched(tmp_path, texts(400), 8)
+    balance(again, tmp_path / "whole", BalanceOptions(target_size=100), ONE)
+    for number in (1, 2):
+        options = StepOptions(workers=1, shard=f"{number}/2")
+        balance(again, tmp_path / "shared", BalanceOptions(target_size=100), options)
+        assert (tmp_path / "shared" / COUNTS).exists() == (number == 2)
+    assert kept_of(tmp_path / "shared") == kept_of(tmp_path / "whole")
+    assert read_report(tmp_path / "shared") == read_report(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (b"", r"no array of NumPy \(.npy\), or is damaged"),
+        (b"1 2 3", r"no array of NumPy"),
+        (np.array([1, -2]), "holds counts below 0"),
+        (np.array([1.5]), r"holds float64\[1\], not counts"),
+        (None, "counts.npy cannot be read: "),
+    ],
+)
+def test_files_that_are_no_counts(tmp_path, data, told):
+    path = tmp_path / "counts.npy"
+    if isinstance(data, bytes):
+        path.write_bytes(data)
+    elif data is not None:
+        np.save(path, data)
+    with pytest.raises(UsageError, match=told):
+        read_counts_file(path)
+
+
+def test_a_t_so_small_that_nothing_is_kept(tmp_path, pool):
+    result = balance(pool, tmp_path / "out", BalanceOptions(t=5e-324), ONE)
+    unmatched = 4_000 - read_report(pool)["texts_matched"]
+    assert result.total.dropped["no entry matched"] == unmatched

@@ -97,7 +97,7 @@ def test_nothing_was_matched():
 
 
 def test_t_above_nothing():
-    with pytest.raises(ValueError, match="t must be above 0, but got 0"):
+    with pytest.raises(ValueError, match="t must be above 0 and finite, but got 0"):
         entry_probabilities(np.array([1]), 0)
 
 

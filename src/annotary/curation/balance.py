@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from annotary.curation._balance_report import shares
 from annotary.curation._draws import draws
-from annotary.curation.columns import ENTRIES, as_text, id_columns
+from annotary.curation.columns import ENTRIES, as_text, id_columns, refuse_column
 from annotary.curation.match import (
     COUNTS,
     ENTRY_LIST,
@@ -56,11 +56,11 @@ from annotary.curation.tables import (
     Rows,
     column_types,
     find_parts,
-    first_line,
     no_column,
 )
 from annotary.errors import UsageError
 from annotary.sinks import write_atomically
+from annotary.sources._paths import reason
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -248,13 +248,9 @@ class BalanceStep:
         is_matched_row = np.zeros(batch.num_rows, np.bool_)
         for name in self._columns:
             text = _column(batch, name, part)
-            lists = lists_of(_column(batch, name + ENTRIES, part), part)
-            if lists[1].max(initial=0) >= len(probabilities):
-                raise UsageError(
-                    f"{part.file} has ids of entries of another list ({name + ENTRIES})"
-                )
+            lists = lists_of(_column(batch, name + ENTRIES, part), part, len(probabilities))
             chance = text_probabilities(lists, probabilities)
-            is_matched = chance > 0
+            is_matched = np.diff(lists[0]) > 0
             is_kept = (
                 is_matched
                 if self._is_online
@@ -270,6 +266,7 @@ class BalanceStep:
             is_matched_row |= is_matched
             is_kept_row |= is_kept
             if self._is_online:
+                refuse_column(part, batch, name + PROBABILITY, "balanced")
                 batch = batch.append_column(name + PROBABILITY, pa.array(chance))
             elif len(self._columns) > 1:
                 batch = _without(batch, (name, name + ENTRIES), is_kept)
@@ -288,14 +285,18 @@ class SampleStep:
         columns: The columns with texts.
         ids: The columns that tell a pair.
         share: Of the texts that are taken, above 0 and at most 1.
+        entries: How many entries there are.
     """
 
     name = "sample"
 
-    def __init__(self, columns: Sequence[str], ids: Sequence[str], share: float) -> None:
+    def __init__(
+        self, columns: Sequence[str], ids: Sequence[str], share: float, entries: int
+    ) -> None:
         self._columns = tuple(columns)
         self._ids = tuple(ids)
         self._share = share
+        self.entries = entries
 
     def settings(self) -> dict[str, Any]:
         """What is taken depends on this."""
@@ -315,7 +316,9 @@ class SampleStep:
                 tally.rows_in += batch.num_rows
                 ids = [_column(batch, name, part) for name in self._ids]
                 for name in self._columns:
-                    offsets, entries = lists_of(_column(batch, name + ENTRIES, part), part)
+                    offsets, entries = lists_of(
+                        _column(batch, name + ENTRIES, part), part, self.entries
+                    )
                     luck = draws(_SAMPLE_SEED, [*ids, _column(batch, name, part)])
                     is_taken = (luck < self._share) & (np.diff(offsets) > 0)
                     lists = pa.ListArray.from_arrays(
@@ -403,43 +406,66 @@ def choose_t(
         return options.t
     if options.tail_share is not None:
         return t_of_tail_share(counts, options.tail_share)
-    assert options.target_size is not None
-    total = int(told.get("texts_matched", 0))
-    if total < options.target_size:
+    size, total = options.target_size, int(told.get("texts_matched", 0))
+    assert size is not None
+    while True:
+        share = min(1.0, SAMPLE / max(1, total))
+        step = SampleStep(columns, ids, share, len(counts))
+        lists = _sample(step, parts, folder, steps)
+        found = sum(len(offsets) - 1 for offsets, _ in lists)
+        if share == 1.0 or found >= SAMPLE / 2:
+            break
+        total = int(found / share)  # the tables hold less than what was matched
+    luck = 0.0 if share == 1.0 else 5 * math.sqrt(found)
+    if found + luck < size * share:
+        about = "" if share == 1.0 else "about "
         raise UsageError(
-            f"only {total:,} texts match any entry, fewer than --target-size {options.target_size:,}"
+            f"only {about}{found / share:,.0f} texts match any entry, fewer than --target-size {size:,}"
         )
-    share = min(1.0, SAMPLE / total)
-    step = SampleStep(columns, ids, share)
-    digest = hashlib.sha256(json.dumps(step.settings()).encode()).hexdigest()[:16]
+    return least_t(counts, lists, size * share)
+
+
+def _sample(
+    step: SampleStep, parts: Sequence[Part], folder: Path, steps: StepOptions | None
+) -> list[Lists]:
+    """The entries of some texts, by a step of its own within a folder's state."""
+    made_from = json.dumps([step.settings(), sorted(part.name for part in parts)])
+    digest = hashlib.sha256(made_from.encode("utf-8", "surrogateescape")).hexdigest()[:16]
     place = folder / STATE / f"sample-{digest}"
     # All machines take the whole sample, so that they find the same t.
     run_step(step, parts, place, replace(steps or StepOptions(), shard=None))
-    lists = [
-        lists_of(batch.column(0), part)
+    return [
+        lists_of(batch.column(0), part, step.entries)
         for part in find_parts([place])
         for batch in Rows(part).batches()
     ]
-    return least_t(counts, lists, options.target_size * share)
 
 
-def lists_of(array: pa.Array, part: Part) -> Lists:
-    """The lists of a column of ids, without a copy of the ids.
+def lists_of(array: pa.Array, part: Part, entries: int) -> Lists:
+    """The lists of a column of ids, without a copy where they have 32 bits; a missing list is an empty one.
+
+    Args:
+        array: The column.
+        part: Where it is from.
+        entries: How many there are.
 
     Raises:
-        UsageError: It holds something else, or nothing in place of a list.
+        UsageError: It holds something else, or ids of another list of entries.
     """
     from pyarrow import types
 
     kind = array.type
-    if not (types.is_list(kind) or types.is_large_list(kind)) or not types.is_integer(
-        kind.value_type
-    ):
+    is_list = types.is_list(kind) or types.is_large_list(kind)
+    if not is_list or not (types.is_integer(kind.value_type) or types.is_null(kind.value_type)):
         raise UsageError(f"{part.file} has a column of {kind} where ids of entries are expected")
     offsets = np.asarray(array.offsets.to_numpy(), np.int64)
-    entries = array.values.to_numpy(zero_copy_only=False).astype(np.uint32, copy=False)
-    entries = entries[offsets[0] : offsets[-1]]
-    return offsets - offsets[0], entries
+    offsets, values = offsets - offsets[0], array.values[offsets[0] : offsets[-1]]
+    if values.null_count:
+        raise UsageError(f"{part.file} has a list of ids of entries in which one is missing")
+    ids = values.to_numpy(zero_copy_only=False)
+    if len(ids) and not 0 <= ids.min() <= ids.max() < entries:
+        raise UsageError(f"{part.file} has ids of entries of another list")
+    return offsets, ids.astype(np.uint32, copy=False)
 
 
 def read_counts(folder: Path) -> Counts:
@@ -458,11 +484,16 @@ def read_counts_file(path: Path) -> Counts:
         UsageError: It holds something else, or cannot be read.
     """
     try:
-        counts = np.load(path)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path} cannot be read: {first_line(error)}") from error
+        with path.open("rb") as file:
+            counts = np.lib.format.read_array(file)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {reason(error)}") from error
+    except (ValueError, EOFError) as error:
+        raise UsageError(f"{path} is no array of NumPy (.npy), or is damaged") from error
     if counts.ndim != 1 or counts.dtype.kind not in "ui":
         raise UsageError(f"{path} holds {counts.dtype}{list(counts.shape)}, not counts of entries")
+    if counts.min(initial=0) < 0:
+        raise UsageError(f"{path} holds counts below 0")
     found: Counts = counts.astype(np.uint64)
     return found
 

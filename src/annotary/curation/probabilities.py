@@ -6,6 +6,7 @@ Xu et al., "Demystifying CLIP Data", ICLR 2024 (arXiv 2309.16671), algorithm 1; 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,10 +26,10 @@ def entry_probabilities(counts: npt.NDArray[Any], t: float) -> npt.NDArray[np.fl
 
     Args:
         counts: How many texts match each entry.
-        t: Above 0.
+        t: Above 0, finite.
     """
-    if not t > 0:
-        raise ValueError(f"t must be above 0, but got {t:g}")
+    if not 0 < t < math.inf:
+        raise ValueError(f"t must be above 0 and finite, but got {t:g}")
     return t / np.maximum(np.asarray(counts, np.float64), float(t))
 
 
