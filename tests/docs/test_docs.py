@@ -208,7 +208,7 @@ def test_examples_are_small_and_credited():
     listed = (ROOT / "examples" / "CREDITS.md").read_text("utf-8")
     photos = sorted((ROOT / "examples").glob("*.jpg"))
     assert re.findall(r"^\| `(.+?)` ", listed, re.M) == [photo.name for photo in photos]
-    assert {path.suffix for path in (ROOT / "examples").iterdir()} == {".jpg", ".md"}
+    assert {path.suffix for path in (ROOT / "examples").iterdir()} == {".jpg", ".md", ".toml"}
     assert sum(photo.stat().st_size for photo in photos) < 500_000
     for photo in photos:
         assert photo.stat().st_size < 100_000
@@ -231,6 +231,9 @@ def test_every_command_and_its_options_are_documented(name):
         assert known <= options_in(page) | shared | options_in(TAG) | options_in(CHOOSING)
         return
     own = options_in(page) | (options_in(CHOOSING) if name == "tag" else set())
+    for part in (ROOT / "docs").glob(f"{name}-*.md"):  # a page for each command of a group
+        own |= options_in(part)
+        text += part.read_text("utf-8")
     assert own <= known
     if "running.md#options" in text:  # those of all runs are told there
         own |= shared & known
