@@ -126,7 +126,8 @@ def _tell_result(result: PlanResult, *, is_told: bool) -> None:
 
     rows: list[Sequence[str]] = [("step", "in", "out", "share", "seconds", "why")]
     for one in result.outcomes:
-        share = f"{one.rows_out / one.rows_in:.1%}" if one.rows_in else "-"
+        is_share = 0 < one.rows_in >= one.rows_out  # of lists of texts each text becomes a row
+        share = f"{one.rows_out / one.rows_in:.1%}" if is_share else "-"
         seconds = "before" if one.was_done else f"{one.seconds:.1f}"
         rows.append(
             (one.name, f"{one.rows_in:,}", f"{one.rows_out:,}", share, seconds, _why(one.dropped))

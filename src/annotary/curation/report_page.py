@@ -455,7 +455,8 @@ def _relative(path: Path, beside: Path) -> str:
 
 
 def _of(part: int, whole: int) -> str:
-    return percent(part / whole) if whole else "–"
+    """A share; none where there is nothing, or where rows were added, as of lists of texts."""
+    return percent(part / whole) if whole and part <= whole else "–"
 
 
 def _duration(seconds: float) -> str:
