@@ -3,12 +3,12 @@
 Rows are gone through from the best (the most pixels, then the first) to the worst. One that no row that stays is near
 to stays, too. So groups are no chains: whatever goes is itself within the limits of one that stays and is as good.
 
-Hashes of images lie in files of keys, and only rows that have a near one are held in memory, about 300 bytes each.
+Hashes of images lie in files of keys, and only rows that have a near one are held in memory, about 200 bytes each.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,20 +66,36 @@ class Vectors(NamedTuple):
     vectors: npt.NDArray[np.float32]
 
 
+class Neighbours(NamedTuple):
+    """Which keys are near to which.
+
+    Attributes:
+        keys: [k], ascending.
+        edges: int64[k + 1]; those near to `keys[i]` stand from `edges[i]` up to `edges[i + 1]`, the nearest first.
+        others: int64[m], their places among the keys.
+        distance: float32[m].
+    """
+
+    keys: npt.NDArray[Any]
+    edges: Numbers
+    others: Numbers
+    distance: npt.NDArray[np.float32]
+
+
 class Candidates(NamedTuple):
     """Rows that are near to others in one way.
 
     Attributes:
         rows: int64[n].
-        keys: Of each, what it is the same by.
-        kinds: Of each, whether it is grey, coloured, or either.
-        near: Keys to those that are near, the nearest first, with the distance.
+        keys: [n], what each is the same by.
+        kinds: uint8[n], whether it is grey, coloured, or either.
+        near: Which keys are near to which.
     """
 
-    rows: list[int]
-    keys: list[int]
-    kinds: list[int]
-    near: Mapping[int, Sequence[tuple[float, int]]]
+    rows: Numbers
+    keys: npt.NDArray[Any]
+    kinds: npt.NDArray[np.uint8]
+    near: Neighbours
 
 
 def image_files(looks: Path, parts: Sequence[PlannedPart], rows: int, folder: Path) -> ImageFiles:
@@ -166,9 +182,8 @@ def near_images(
         for part in buckets([file], rows, standing):
             all_hashes.write(np.unique(part.high).tobytes())
     hashes = np.memmap(place, np.uint64, "r") if place.stat().st_size else np.empty(0, np.uint64)
-    pairs = list(near_hashes(hashes, distance))
-    near = _neighbours((pair.first, pair.second, pair.distance) for pair in pairs)
-    paired = np.unique(np.array(list(near), np.uint64))
+    pairs = [(pair.first, pair.second, pair.distance) for pair in near_hashes(hashes, distance)]
+    paired = np.unique(np.concatenate([hashes[:0], *(side for pair in pairs for side in pair[:2])]))
     found, keys, kinds = [], [], []
     for part in buckets([file], rows, standing):
         _, inverse, counts = np.unique(part.high, return_inverse=True, return_counts=True)
@@ -176,7 +191,7 @@ def near_images(
         found.append(part.rows[chosen])
         keys.append(part.high[chosen])
         kinds.append(part.low[chosen])
-    return _candidates(found, keys, kinds, near)
+    return _candidates(found, keys, kinds, pairs)
 
 
 def near_by_vectors(
@@ -216,12 +231,13 @@ def near_by_vectors(
             chosen = places[start : start + _AT_ONCE]
             searched[start : start + len(chosen)] = vectors.vectors[chosen]
     numbers = vectors.rows[places]
-    near = _neighbours(
-        (numbers[first], numbers[second], 1.0 - likeness.astype(np.float64))
+    pairs = [
+        (numbers[first], numbers[second], 1 - likeness)
         for first, second, likeness in near_vectors(searched, cosine)
-    )
-    alone = np.setdiff1d(np.array(list(near), np.int64), _joined(found))
-    return _candidates([*found, alone], [*keys_found, alone], None, near)
+    ]
+    paired = np.unique(_joined([side for pair in pairs for side in pair[:2]]))
+    alone = np.setdiff1d(paired, _joined(found))
+    return _candidates([*found, alone], [*keys_found, alone], None, pairs)
 
 
 def settle_images(
@@ -238,28 +254,24 @@ def settle_images(
         standing: Which rows have gone; it is told which go.
         found: Gets them.
     """
-    kept = [_Kept(candidates) for _, candidates in ways]
-    every = np.unique(_joined([np.array(c.rows, np.int64) for _, c in ways]))
-    order = every[np.lexsort((every, -np.asarray(pixels[every])))].tolist()
-    going: list[tuple[int, int, float, int]] = []
-    for rank, row in enumerate(order):
-        for (way, _), one in zip(ways, kept, strict=True):
-            near = one.near(row)
-            if near is not None:
-                going.append((row, order[near[1]], near[0], way))
-                break
-        else:
-            for one in kept:
-                one.keep(row, rank)
-    if not going:
-        return
-    rows, of, distance, way_of = zip(*sorted(going), strict=True)
-    gone = Found(
-        np.array(rows, np.int64),
-        np.array(of, np.int64),
-        np.array(distance, np.float32),
-        np.array(way_of, np.uint8),
-    )
+    every = np.unique(_joined([candidates.rows for _, candidates in ways]))
+    order = np.lexsort((every, -np.asarray(pixels[every])))
+    kept = [(way, _Kept(candidates, every)) for way, candidates in ways]
+    of = np.full(len(every), -1, np.int64)
+    distance = np.zeros(len(every), np.float32)
+    way_of = np.zeros(len(every), np.uint8)
+    for start in range(0, len(order), _AT_ONCE):
+        for rank, place in enumerate(order[start : start + _AT_ONCE].tolist(), start):
+            for way, one in kept:
+                near = one.near(place)
+                if near is not None:
+                    distance[place], of[place], way_of[place] = *near, way
+                    break
+            else:
+                for _, one in kept:
+                    one.keep(place, rank)
+    goes = of >= 0
+    gone = Found(every[goes], every[order[of[goes]]], distance[goes], way_of[goes])
     found.write(gone)
     standing.go(gone.rows)
 
@@ -269,65 +281,81 @@ class _Kept:
 
     Args:
         candidates: What is near in it.
+        every: int64[n], the rows that are near to others in any way, ascending.
     """
 
-    def __init__(self, candidates: Candidates) -> None:
-        of_rows = zip(candidates.keys, candidates.kinds, strict=True)
-        self._of = dict(zip(candidates.rows, of_rows, strict=True))
-        self._near = candidates.near
-        self._ranks: dict[tuple[int, int], int] = {}
+    def __init__(self, candidates: Candidates, every: Numbers) -> None:
+        near = candidates.near
+        places = np.searchsorted(every, candidates.rows)
+        keys = np.full(len(every), -1, np.int64)
+        keys[places] = np.searchsorted(near.keys, candidates.keys)
+        kinds = np.zeros(len(every), np.uint8)
+        kinds[places] = candidates.kinds
+        # Single numbers are had faster from a view than from an array.
+        self._keys, self._kinds = keys.data, kinds.data
+        self._edges, self._others = near.edges.data, near.others.data
+        self._distance = near.distance.data
+        self._ranks = np.full(3 * len(near.keys), -1, np.int64).data
 
-    def near(self, row: int) -> tuple[float, int] | None:
-        """The distance and the rank of the nearest that stays, of several the best; None when there is none."""
-        if row not in self._of:
+    def near(self, place: int) -> tuple[float, int] | None:
+        """The distance and the rank of the nearest that stays, of several the best; None when there is none.
+
+        Args:
+            place: Of the row among all that are near to others.
+        """
+        key = self._keys[place]
+        if key < 0:
             return None
-        key, kind = self._of[row]
-        best: tuple[float, int] | None = None
-        for distance, other in ((0.0, key), *self._near.get(key, ())):
-            if best is not None and distance > best[0]:
+        alike = _ALIKE[self._kinds[place]]
+        best = self._best(key, alike)
+        far = 0.0
+        for number in range(self._edges[key], self._edges[key + 1]):
+            if best >= 0 and self._distance[number] > far:
                 break
-            for other_kind in _ALIKE[kind]:
-                rank = self._ranks.get((other, other_kind))
-                if rank is not None and (best is None or (distance, rank) < best):
-                    best = (distance, rank)
-        return best
+            rank = self._best(self._others[number], alike)
+            if rank >= 0 and (best < 0 or rank < best):
+                best, far = rank, self._distance[number]
+        return (far, best) if best >= 0 else None
 
-    def keep(self, row: int, rank: int) -> None:
+    def keep(self, place: int, rank: int) -> None:
         """Note that a row stays. Better ones come first."""
-        if row in self._of:
-            self._ranks.setdefault(self._of[row], rank)
+        key = self._keys[place]
+        if key >= 0 and self._ranks[3 * key + self._kinds[place]] < 0:
+            self._ranks[3 * key + self._kinds[place]] = rank
 
-
-def _neighbours(
-    pairs: Iterable[tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]],
-) -> dict[int, list[tuple[float, int]]]:
-    """Keys to those that are near, the nearest first."""
-    near: dict[int, list[tuple[float, int]]] = {}
-    for first, second, distance in pairs:
-        columns = (first.tolist(), second.tolist(), distance.tolist())
-        for one, other, far in zip(*columns, strict=True):
-            near.setdefault(one, []).append((far, other))
-            near.setdefault(other, []).append((far, one))
-    for others in near.values():
-        others.sort()
-    return near
+    def _best(self, key: int, alike: Sequence[int]) -> int:
+        """The best that stays with a key, of some kinds; -1 when there is none."""
+        ranks = [rank for kind in alike if (rank := self._ranks[3 * key + kind]) >= 0]
+        return min(ranks, default=-1)
 
 
 def _candidates(
     rows: Sequence[npt.NDArray[Any]],
     keys: Sequence[npt.NDArray[Any]],
     kinds: Sequence[npt.NDArray[Any]] | None = None,
-    near: Mapping[int, Sequence[tuple[float, int]]] | None = None,
+    pairs: Sequence[tuple[npt.NDArray[Any], ...]] = (),
 ) -> Candidates:
-    listed = [number for part in rows for number in part.tolist()]
-    listed_kinds = (
-        [_IS_EITHER] * len(listed)
-        if kinds is None
-        else [number for part in kinds for number in part.tolist()]
-    )
-    return Candidates(
-        listed, [number for part in keys for number in part.tolist()], listed_kinds, near or {}
-    )
+    """Rows that are near to others, from pieces.
+
+    Args:
+        rows: They.
+        keys: What each is the same by.
+        kinds: Whether it is grey, coloured, or either; all are either when nothing is said.
+        pairs: Keys that are near to each other, and how far they are apart.
+    """
+    joined = np.concatenate([*keys, np.empty(0, keys[0].dtype if keys else np.int64)])
+    kinds_of = [np.full(len(joined), _IS_EITHER)] if kinds is None else kinds
+    known = np.unique(joined)
+    # Each pair is told from both sides.
+    sides = [((first, second, far), (second, first, far)) for first, second, far in pairs]
+    empty = np.empty(0, np.int64)
+    one = np.concatenate([empty, *(np.searchsorted(known, s[0]) for both in sides for s in both)])
+    other = np.concatenate([empty, *(np.searchsorted(known, s[1]) for both in sides for s in both)])
+    far = np.concatenate([empty.astype(np.float32), *(s[2] for both in sides for s in both)])
+    order = np.lexsort((other, far, one))
+    edges = np.searchsorted(one[order], np.arange(len(known) + 1)).astype(np.int64)
+    near = Neighbours(known, edges, other[order], far[order].astype(np.float32))
+    return Candidates(_joined(rows), joined, np.concatenate([*kinds_of]).astype(np.uint8), near)
 
 
 def _joined(arrays: Sequence[Numbers]) -> Numbers:

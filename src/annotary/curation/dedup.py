@@ -12,6 +12,7 @@ evaluation images out of training by perceptual hashes is what JoyTag does.
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -145,6 +146,7 @@ def dedup(
         OutputError: The folder holds something else, or cannot be written.
     """
     steps, looks, watch = steps or StepOptions(), looks or LooksStep(), watch or _unwatched
+    started = time.monotonic()
     parts = find_parts(tables)
     embedding = _embedding(options, looks, runtime)
     planning = _planning(parts, folder, options, looks, embedding, looks_folder)
@@ -157,7 +159,8 @@ def dedup(
             (folder / name).unlink(missing_ok=True)
         missing = make_plan(planning, steps, watch)
         if missing:
-            return StepResult(folder, {}, Tally(), (), missing, 0, 0.0)
+            seconds = time.monotonic() - started
+            return StepResult(folder, {}, Tally(), (), missing, 0, seconds)
     with watch("writing", len(parts)) as on_part:
         result = run_step(step, parts, folder, steps, on_part=on_part)
     if result.is_complete:
@@ -165,7 +168,7 @@ def dedup(
         if not result.failed:
             shutil.rmtree(dedup_folder(folder) / "keys", ignore_errors=True)
             shutil.rmtree(dedup_folder(folder) / "vectors", ignore_errors=True)
-    return result
+    return replace(result, seconds=time.monotonic() - started)
 
 
 def check_dedup(
