@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +16,7 @@ from annotary.cli._options import SectionedCommand, made, options_of
 from annotary.curation.steps import StepOptions
 
 if TYPE_CHECKING:
-    from annotary.curation._plan_notes import Outcome
-    from annotary.curation.plan import PlannedStep, PlanResult
+    from annotary.curation.plan import Outcome, PlannedStep, PlanResult
     from annotary.curation.steps import OnPart
 
 
@@ -98,9 +97,11 @@ class _Watcher:
 
         tell(text)
 
-    def working(self, what: str, parts: int) -> AbstractContextManager[OnPart]:
+    def working(self, what: str, count: int, unit: str) -> AbstractContextManager[OnPart]:
         """Show a bar."""
-        return step_bar(what, parts, quiet=self._quiet)
+        if unit == "images":
+            return _image_bar(what, count, quiet=self._quiet)
+        return step_bar(what, count, quiet=self._quiet)
 
     def ended(self, step: PlannedStep, outcome: Outcome) -> None:
         """Tell the counts."""
@@ -113,6 +114,16 @@ class _Watcher:
         if outcome.failures:
             told += f"; {outcome.failures:,} broken, listed in its _failures.jsonl"
         self.note(told)
+
+
+@contextmanager
+def _image_bar(what: str, count: int, *, quiet: bool) -> Iterator[OnPart]:
+    """A bar that counts images."""
+    from annotary.cli._progress import progress_bar
+    from annotary.pipeline import Outcome
+
+    with progress_bar(what, lambda: count, quiet=quiet) as bar:
+        yield lambda done, _: bar.update(Outcome(done=done))
 
 
 def _unit(outcome: Outcome) -> str:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from annotary.curation.columns import ENTRIES, text_columns
 from annotary.curation.looks import PictureOptions
 from annotary.curation.steps import FAILURES, REPORT, STATE, OnPart, Tally
-from annotary.curation.tables import Part, PartWriter, Rows, find_parts
+from annotary.curation.tables import Part, PartWriter, Rows, find_parts, open_parquet
 from annotary.errors import UsageError
 from annotary.records import Failure, Item
 from annotary.sinks import write_atomically
@@ -69,7 +69,7 @@ def caption_and_filter(
     models: Models,
     *,
     report_images: int,
-    watch: Callable[[str, int], AbstractContextManager[OnPart]],
+    watch: Callable[[str, int, str], AbstractContextManager[OnPart]],
 ) -> Tally:
     """Do it; what was stopped is gone on with.
 
@@ -93,12 +93,13 @@ def caption_and_filter(
     pictures: PictureOptions = options[PictureOptions]
     asked: CapFiltOptions = options[CapFiltOptions]
     copies = {}
-    with watch("finding images", len(parts)) as on_part:
+    with watch("finding images", len(parts), "parts") as on_part:
         for number, file in enumerate(parts, 1):
             copies[str(_with_images(parts[file], state, pictures, sources))] = file
             on_part(number, Tally())
     texts = state / "texts.parquet"
-    with watch("captioning and filtering", 0) as on_part:
+    rows_read = sum(map(_rows_of, parts))
+    with watch("captioning and filtering", rows_read, "images") as on_part:
         result = capfilt(
             *(list(copies), texts, asked),
             captioner=models.captioner,
@@ -118,6 +119,14 @@ def caption_and_filter(
         rows += _write(parts[file], folder, kept.get(copy, []), columns)
     shutil.rmtree(state / "images", ignore_errors=True)
     return _tell(folder, result, rows, len(parts))
+
+
+def _rows_of(file: str) -> int:
+    """How many rows a Parquet file has; 0 of what does not say it at once."""
+    if not file.endswith(".parquet"):
+        return 0
+    with open_parquet(file) as table:
+        return int(table.metadata.num_rows)
 
 
 def _whole(parts: Sequence[Part]) -> dict[str, Part]:

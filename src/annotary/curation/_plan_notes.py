@@ -37,6 +37,7 @@ class Outcome:
         dropped: Why rows were dropped to how many they are.
         failures: How many parts, rows and images were broken.
         seconds: How long the run took that came to its end.
+        parts_failed: How many parts could not be done.
         is_of_entries: Whether what is counted are entries and not rows.
         was_done: Whether an earlier run did it.
     """
@@ -48,6 +49,7 @@ class Outcome:
     dropped: Mapping[str, int]
     failures: int
     seconds: float
+    parts_failed: int = 0
     is_of_entries: bool = False
     was_done: bool = False
 

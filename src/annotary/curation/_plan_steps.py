@@ -25,11 +25,12 @@ SPREAD = ("workers", "executor")
 """Options of `StepOptions` that a step of a pipeline may have; the pipeline itself decides the others."""
 
 
-Watch = Callable[[str, int], AbstractContextManager[OnPart]]
+Watch = Callable[[str, int, str], AbstractContextManager[OnPart]]
+"""What is done, for how many, and of what ("parts", "images"); gives what is told of each as it is done."""
 
 
 @contextmanager
-def _unwatched(_verb: str, _parts: int) -> Iterator[OnPart]:
+def _unwatched(_verb: str, _count: int, _unit: str) -> Iterator[OnPart]:
     yield lambda _done, _tally: None
 
 
@@ -47,7 +48,7 @@ class Work:
         is_done: Whether an earlier run has done it; for what is checked beforehand.
         matched: The folder of the last step that matched, if any.
         entries: The list of entries that the last `metadata` has made, if any.
-        watch: Gives what is told of each part as it is done, for a part of the work: what is done, and for how many.
+        watch: Shows how far a part of the work is.
         note: Is told what is worth a line.
     """
 
@@ -94,6 +95,7 @@ class Done:
         rows_out: Rows that were written.
         dropped: Why rows were dropped to how many they are.
         failures: How many parts, rows and images were broken.
+        parts_failed: How many parts could not be done; the next run tries them again.
         makes_tables: Whether the next step reads what it wrote, rather than what it read.
         is_of_entries: Whether what is counted are entries and not rows of tables.
     """
@@ -102,6 +104,7 @@ class Done:
     rows_out: int
     dropped: Mapping[str, int]
     failures: int
+    parts_failed: int = 0
     makes_tables: bool = True
     is_of_entries: bool = False
 
@@ -109,7 +112,10 @@ class Done:
     def of(cls, result: StepResult) -> Done:
         """By the result of a step."""
         total = result.total
-        return cls(total.rows_in, total.rows_out, dict(total.dropped), len(total.failures))
+        return cls(
+            *(total.rows_in, total.rows_out, dict(total.dropped), len(total.failures)),
+            parts_failed=len(result.failed),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +218,7 @@ def _match(work: Work) -> Done:
     if notice is not None:
         work.note(notice)
     options = work.of(MatchOptions)
-    with work.watch("matching", work.parts) as on_part:
+    with work.watch("matching", work.parts, "parts") as on_part:
         return Done.of(
             match(work.tables, entries, work.folder, options, work.steps, on_part=on_part)
         )
@@ -240,7 +246,7 @@ def _balance(work: Work) -> Done:
     file = work.more.get("counts")
     counts = None if file is None else read_counts_file(file)
     options = work.of(BalanceOptions)
-    with work.watch("balancing", work.parts) as on_part:
+    with work.watch("balancing", work.parts, "parts") as on_part:
         return Done.of(
             balance(
                 *(work.matched, work.folder, options, work.steps),
@@ -264,17 +270,19 @@ def _check_dedup(work: Work, known: Known) -> None:
     from annotary.curation.dedup import DedupOptions, check_dedup
 
     if known.part is not None:
-        options = work.of(DedupOptions)
-        check_dedup([known.part], options, _looks(work))
+        check_dedup([known.part], work.of(DedupOptions), _looks(work))
 
 
 def _dedup(work: Work) -> Done:
     from annotary.curation.dedup import DedupOptions, dedup
+    from annotary.runtime import RuntimeOptions
 
-    options = work.of(DedupOptions)
     return Done.of(
         dedup(
-            *(work.tables, work.folder, options, work.steps), looks=_looks(work), watch=work.watch
+            *(work.tables, work.folder, work.of(DedupOptions), work.steps),
+            looks=_looks(work),
+            runtime=work.of(RuntimeOptions),
+            watch=lambda verb, parts: work.watch(verb, parts, "parts"),
         )
     )
 
@@ -293,7 +301,7 @@ def _quality(work: Work) -> Done:
     from annotary.curation.quality import QualityOptions, filter_quality
 
     options = work.of(QualityOptions)
-    with work.watch("filtering", work.parts) as on_part:
+    with work.watch("filtering", work.parts, "parts") as on_part:
         return Done.of(
             filter_quality(
                 *(work.tables, work.folder, options, work.steps),
@@ -358,7 +366,7 @@ KINDS: Mapping[str, Kind] = {
         ("curation.match:MatchOptions",), _check_match, _match, more={"entries": Path | None}
     ),
     "dedup": Kind(
-        ("curation.dedup:DedupOptions", *_OF_IMAGES),
+        ("curation.dedup:DedupOptions", *_OF_IMAGES, "runtime:RuntimeOptions"),
         _check_dedup,
         _dedup,
         without=_NO_FILES,
