@@ -114,5 +114,5 @@ def test_the_least_t_that_is_enough(texts, share):
         return text_probabilities(lists(*texts), entry_probabilities(counts, t)).sum()
 
     assert expected(t) >= size * (1 - 1e-12)
-    step = 1 if t > 1 else 2**-20
+    step = 2**-10 if t > 1 else 2**-20
     assert t <= step or expected(t - step) < size

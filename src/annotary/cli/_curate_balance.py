@@ -31,7 +31,9 @@ from annotary.curation.steps import StepOptions
 @options_of(BalanceOptions)
 @step_options
 def command(matched: Path, **values: Any) -> None:
-    """Draw pairs so that entries which most texts contain are kept no oftener than about t times, as MetaCLIP does.
+    """Draw pairs so that an entry which more than t texts contain is drawn about t times, as MetaCLIP does.
+
+    A pair is kept when any of the entries in its text is drawn, so an entry may keep more than t beside rare ones.
 
     MATCHED is the folder that `annotary curate match` has written. The same pairs are kept whatever the order and the
     number of tables, and a greater t keeps all that a smaller one keeps.

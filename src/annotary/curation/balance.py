@@ -105,7 +105,7 @@ class BalanceOptions:
             name for name in ("t", "target_size", "tail_share") if getattr(self, name) is not None
         ]
         if len(told) != 1:
-            raise ValueError("t, target_size or tail_share must be said, one of them")
+            raise ValueError("choose t in one way: by --t, by --target-size or by --tail-share")
         if self.t is not None and not 0.0 < self.t < math.inf:
             raise ValueError(f"t must be above 0, but got {self.t:g}")
         if self.target_size is not None and self.target_size < 1:
@@ -356,9 +356,14 @@ def balance(
         OutputError: The folder holds something else.
     """
     told = read_report(matched)
+    if told.get("step") != "match":
+        raise UsageError(
+            f"{matched} is the output of annotary curate {told.get('step')}; name that of match,"
+            " and what was made of it with --tables"
+        )
     if told.get("parts_missing"):
         raise UsageError(f"{matched} lacks {told['parts_missing']:,} parts: match them first")
-    if told.get("step") != "match" or "text_columns" not in told:
+    if "text_columns" not in told:
         raise UsageError(f"{matched} was not written to its end by annotary curate match")
     counts = read_counts(matched) if counts is None else np.asarray(counts, np.uint64)
     if len(counts) != told["entries"]:

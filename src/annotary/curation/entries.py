@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from annotary.errors import MissingExtra, UnknownName, UsageError
+from annotary.sources._paths import reason
 
 COLUMN: Final = "entry"
 """The column of a table that holds the entries, as `annotary curate metadata` writes it."""
@@ -115,7 +116,9 @@ def read_entries(path: str | os.PathLike[str]) -> Entries:
             found = _from_parquet(path)
         else:
             found = _from_text(path, suffix, _text(path, is_compressed=is_compressed))
-    except (OSError, EOFError) as error:
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {reason(error)}") from None
+    except EOFError as error:
         raise UsageError(f"{path} cannot be read: {error}") from None
     for place, entry in enumerate(found):
         if not isinstance(entry, str):

@@ -44,6 +44,7 @@ from annotary.curation.tables import (
 from annotary.errors import OutputError, UsageError
 from annotary.sinks import write_atomically
 from annotary.sinks._atomic import replacing
+from annotary.sources._paths import reason
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -291,9 +292,16 @@ def added_counts(folder: Path, parts: Iterable[str], entries: int) -> Counts:
 
 
 def save_array(path: Path, array: npt.NDArray[Any]) -> None:
-    """Write an array whole or not at all."""
-    with replacing(path) as file:
-        np.save(file, array)
+    """Write an array whole or not at all.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
+    try:
+        with replacing(path) as file:
+            np.save(file, array)
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {reason(error)}") from error
 
 
 def _text_column(batch: pa.RecordBatch, name: str, part: Part) -> pa.Array:

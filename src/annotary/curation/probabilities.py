@@ -7,7 +7,7 @@ Xu et al., "Demystifying CLIP Data", ICLR 2024 (arXiv 2309.16671), algorithm 1; 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -87,7 +87,7 @@ def t_of_tail_share(counts: npt.NDArray[Any], share: float) -> int:
 
 
 def least_t(counts: Counts, lists: Sequence[Lists], size: float) -> float:
-    """The least t that is expected to keep at least `size` texts, found by halving: whole, or below 1 a fraction.
+    """The least t that is expected to keep at least `size` texts, found by halving: whole, or below 1,000 a fraction.
 
     Args:
         counts: How many texts match each entry.
@@ -99,21 +99,22 @@ def least_t(counts: Counts, lists: Sequence[Lists], size: float) -> float:
         probabilities = entry_probabilities(counts, t)
         return sum(float(text_probabilities(one, probabilities).sum()) for one in lists) >= size
 
-    low, high = 1, max(1, int(counts.max(initial=1)))
+    whole = _least(1, max(1, int(counts.max(initial=1))), is_enough)
+    if whole > 1_000:
+        return whole
+    # Where one more or less makes a difference: a fraction of so many parts is one number again in every report.
+    parts = 2**20 if whole == 1 else 2**10
+    below = whole - 1
+    fraction = _least(1, parts, lambda part: is_enough(below + part / parts))
+    return whole if fraction == parts else below + fraction / parts
+
+
+def _least(low: int, high: int, is_enough: Callable[[int], bool]) -> int:
+    """The least number from low to high that is enough; high, if the others are not."""
     while low < high:
         middle = (low + high) // 2
         if is_enough(middle):
             high = middle
         else:
             low = middle + 1
-    if low > 1:
-        return low
-    parts = 2**20  # t as a fraction of so many parts, which is one number again in every report
-    low, high = 1, parts
-    while low < high:
-        middle = (low + high) // 2
-        if is_enough(middle / parts):
-            high = middle
-        else:
-            low = middle + 1
-    return 1 if low == parts else low / parts
+    return low
