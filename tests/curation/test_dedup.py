@@ -10,6 +10,8 @@ import sys
 import time
 import unicodedata
 from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -267,6 +269,27 @@ def test_columns_of_lists_and_bytes(tmp_path: Path) -> None:
     assert [row["texts"] for row in read(tmp_path / "bytes")] == [["a", "B"], ["a"], [], None]
 
 
+def test_columns_of_all_kinds(tmp_path: Path) -> None:
+    """Whatever can be in a column can be compared."""
+    day = datetime(2024, 2, 29, 12, 30)
+    kinds: dict[str, list[Any]] = {
+        "whole": [1, 2, 1, None],
+        "real": [0.5, 1.5, 0.5, None],
+        "truth": [True, False, True, None],
+        "time": [day, day + timedelta(seconds=1), day, None],
+        "span": [timedelta(seconds=1), timedelta(seconds=2), timedelta(seconds=1), None],
+        "exact": [Decimal("1.10"), Decimal("1.11"), Decimal("1.10"), None],
+        "parts": [{"a": 1}, {"a": 2}, {"a": 1}, None],
+    }
+    (tmp_path / "in").mkdir()
+    table = pa.table({**kinds, "none": pa.nulls(4), "row": [0, 1, 2, 3]})
+    parquet.write_table(table, tmp_path / "in" / "a.parquet")
+    for name in (*kinds, "none"):
+        dedup([tmp_path / "in"], tmp_path / name, DedupOptions(by=f"column:{name}"), ONE)
+        rows = [row["row"] for row in read(tmp_path / name)]
+        assert rows == ([0, 1, 2, 3] if name == "none" else [0, 1, 3]), name
+
+
 def test_marked_and_not_left_out(tmp_path: Path) -> None:
     rows = [{"id": "1", "url": "u", "text": "x"}, {"id": "2", "url": "v", "text": "x"}]
     write(tmp_path / "in", rows)
@@ -485,6 +508,8 @@ def test_killed_and_called_again(
     assert not (out / "_report.json").exists()
     done = {path: path.stat().st_mtime_ns for path in out.glob("*.parquet")}
     result = dedup([tmp_path / "in"], out, DedupOptions(by="text,url"), ONE)
+    left = {path.name for path in (out / "_state" / "dedup").iterdir()}
+    assert left == {"plan", "listed", "kept"}
     assert {path: path.stat().st_mtime_ns for path in done} == done
     assert result.is_complete
     stays, goes = naive(rows, ["text", "url"])

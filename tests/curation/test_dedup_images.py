@@ -18,7 +18,7 @@ from pyarrow import parquet
 from annotary.curation import _dedup_against, _dedup_groups
 from annotary.curation.dedup import DedupOptions, check_dedup, dedup
 from annotary.curation.looks import Look, LooksStep, PictureOptions, looks_batch
-from annotary.curation.steps import StepOptions
+from annotary.curation.steps import StepOptions, read_report
 from annotary.curation.tables import PartWriter, Rows, find_parts
 from annotary.errors import NothingToDo, UsageError
 from tests.curation.test_dedup import listed, read
@@ -262,6 +262,8 @@ def test_images_of_evaluation_sets(tmp_path: Path) -> None:
         "one-again.jpg", "one-rough.jpg", "one-small.jpg", "one.jpg", "two-grey.jpg", "two.jpg",
     ]  # fmt: skip
     assert result.total.dropped == {"in evaluation set test": 6}
+    report = read_report(tmp_path / "out")
+    assert (report["evaluation_images"], report["evaluation_images_unreadable"]) == (3, 1)
     assert gone["two.jpg"]["by"] == "exact"
     assert gone["one.jpg"]["by"] == "phash"
     assert gone["one.jpg"]["of_evaluation"] == str(test / "held out.jpg")
@@ -302,6 +304,10 @@ def test_an_evaluation_set_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(NothingToDo, match="neither an image nor a table in empty"):
         dedup([tmp_path / "in"], tmp_path / "out", DedupOptions(against=("empty",)), ONE)
+    write_broken = tmp_path / "test.parquet"
+    write_broken.write_bytes(b"PAR1")
+    with pytest.raises(UsageError, match=r"\(--against test.parquet\)"):
+        dedup([tmp_path / "in"], tmp_path / "broken", DedupOptions(against=("test.parquet",)), ONE)
     with pytest.raises(UsageError, match="no such file or folder: 'nowhere'"):
         dedup([tmp_path / "in"], tmp_path / "out", DedupOptions(against=("nowhere",)), ONE)
     assert not (tmp_path / "out").exists()

@@ -44,6 +44,7 @@ def _dedup(tables: tuple[str, ...], values: dict[str, Any]) -> int:
     from annotary.cli._output import tell
     from annotary.curation.dedup import dedup
     from annotary.curation.looks import LooksStep
+    from annotary.curation.steps import read_report
 
     options, steps = made(DedupOptions, values), made(StepOptions, values)
     shardless = {name: value for name, value in values.items() if name != "shard"}
@@ -68,4 +69,9 @@ def _dedup(tables: tuple[str, ...], values: dict[str, Any]) -> int:
                 " nothing can be written before all rows are known"
             )
         return 0
-    return finish(result, "compared", values)
+    report = read_report(result.folder)
+    unreadable = report.get("evaluation_images_unreadable", 0)
+    more = ""
+    if unreadable:
+        more = f"{unreadable:,} of {report['evaluation_images']:,} evaluation images cannot be read"
+    return finish(result, "compared", values, more)

@@ -64,12 +64,14 @@ class KnownImages(NamedTuple):
         exact: Keys of their bytes; rows are numbers of images.
         phash: Keys of their looks.
         vectors: Those that a model made of them, and those in the column of vectors.
+        unreadable: How many could not be read, so that nobody knows whether rows are the same.
     """
 
     sets: Numbers
     exact: Keys
     phash: Keys
     vectors: Vectors
+    unreadable: int
 
 
 def evaluation_set(path: str) -> EvaluationSet:
@@ -122,17 +124,16 @@ def known_images(
         options: How the work is spread; all of it is done here, whatever the shard.
     """
     names: list[str] = []
-    sets_of, exact, phash, vectors = [], [], [], []
+    sets_of, exact, phash, vectors, unreadable = [], [], [], [], 0
     for number, one in enumerate(sets):
         place = folder / blake2b(one.digest.encode(), digest_size=8).hexdigest()
         parts, own = (list(one.parts), step) if one.files is None else _listed(one, place, step)
         result = run_step(own, parts, place / "looks", options)
-        rows = [
-            0 if part.name in result.failed else result.tallies[part.name].rows_out
-            for part in parts
-        ]
-        broken = ["broken" if part.name in result.failed else None for part in parts]
-        planned = numbered(parts, rows, broken)
+        if result.failed:  # not to be compared with it would be worse than not to go on
+            raise UsageError(f"{result.total.failures[-1].message} (--against {one.name})")
+        unreadable += int(result.total.beside.get("unreadable_images", 0))
+        rows = [result.tallies[part.name].rows_out for part in parts]
+        planned = numbered(parts, rows, [None] * len(parts))
         first = len(names)
         names += _names(one, planned)
         for start, batch in look_batches(place / "looks", planned):
@@ -142,7 +143,8 @@ def known_images(
         sets_of.append(np.full(len(names) - first, number, np.int64))
     joined = np.concatenate([np.empty(0, np.int64), *sets_of])
     together = joined_vectors(vectors)
-    return KnownImages(joined, Keys.joined(exact), Keys.joined(phash), together), names
+    keys = Keys.joined(exact), Keys.joined(phash)
+    return KnownImages(joined, *keys, together, unreadable), names
 
 
 def leaked_images(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -123,6 +126,31 @@ class FoundFiles:
             )
 
 
+def mapped(path: Path, kind: Any, shape: tuple[int, ...]) -> npt.NDArray[Any]:
+    """A new file of zeros, mapped into memory.
+
+    Raises:
+        OutputError: The disk has no room for it. Were that not asked first, writing to it would end the process.
+    """
+    size = int(np.prod(shape)) * np.dtype(kind).itemsize
+    try:
+        with path.open("wb") as file:
+            file.truncate(size)
+            with suppress(AttributeError):  # systems other than Linux
+                _reserve(file.fileno(), size)
+        return np.memmap(path, kind, "r+", shape=shape)
+    except OSError as failed:
+        raise OutputError(f"cannot write {path}: {reason(failed)}") from failed
+
+
+def _reserve(descriptor: int, size: int) -> None:
+    try:
+        os.posix_fallocate(descriptor, 0, size)
+    except OSError as failed:
+        if failed.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # file systems that cannot
+            raise
+
+
 class Standing:
     """Whether each row stays or goes, a byte a row, in a file mapped into memory.
 
@@ -132,12 +160,7 @@ class Standing:
     """
 
     def __init__(self, path: Path, rows: int) -> None:
-        try:
-            with path.open("wb") as file:
-                file.truncate(max(1, rows))
-            self.of: npt.NDArray[np.uint8] = np.memmap(path, np.uint8, "r+")
-        except OSError as failed:
-            raise OutputError(f"cannot write {path}: {reason(failed)}") from failed
+        self.of: npt.NDArray[np.uint8] = mapped(path, np.uint8, (max(1, rows),))
 
     def left(self, rows: Numbers) -> npt.NDArray[np.bool_]:
         """Which rows have not gone."""

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from annotary.catalog.duplicates_vectors import near_vectors
 from annotary.catalog.perceptual_hash import near_hashes
-from annotary.curation._dedup_found import Found, FoundFiles, Numbers, Standing
+from annotary.curation._dedup_found import Found, FoundFiles, Numbers, Standing, mapped
 from annotary.curation._dedup_groups import buckets, equal_rows
 from annotary.curation._dedup_keys import SUFFIX, KeyFile, Keys, KeyWriter, keys_of
 from annotary.curation._dedup_plan import PlannedPart
@@ -108,7 +108,7 @@ def image_files(looks: Path, parts: Sequence[PlannedPart], rows: int, folder: Pa
         folder: For the files.
     """
     exact, phash = folder / f"exact{SUFFIX}", folder / f"phash{SUFFIX}"
-    pixels = np.memmap(folder / "pixels", np.int64, "w+", shape=(max(1, rows),))
+    pixels = mapped(folder / "pixels", np.int64, (max(1, rows),))
     with ExitStack() as stack:
         exact_file = stack.enter_context(KeyWriter(exact))
         phash_file = stack.enter_context(KeyWriter(phash))
@@ -224,9 +224,8 @@ def near_by_vectors(
     places = np.flatnonzero(is_searched)
     searched = vectors.vectors
     if len(places) < len(vectors.rows):
-        searched = np.lib.format.open_memmap(
-            folder / "searched.npy", "w+", np.float32, (len(places), vectors.vectors.shape[1])
-        )
+        shape = (len(places), vectors.vectors.shape[1])
+        searched = mapped(folder / "searched", np.float32, shape)
         for start in range(0, len(places), _AT_ONCE):
             chosen = places[start : start + _AT_ONCE]
             searched[start : start + len(chosen)] = vectors.vectors[chosen]

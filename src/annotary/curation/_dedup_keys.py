@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from annotary.curation.columns import as_text
 from annotary.curation.steps import Tally
-from annotary.curation.tables import Part, Rows
+from annotary.curation.tables import Part, Rows, arrow
 from annotary.errors import OutputError
 from annotary.sinks._atomic import replacing
 from annotary.sources._paths import reason
@@ -304,7 +304,10 @@ def cells_of(array: pa.Array, *, is_normalised: bool) -> list[bytes | None]:
     if types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind):
         found: list[bytes | None] = array.to_pylist()
         return found
-    texts = as_text(array)
+    try:
+        texts = as_text(array)
+    except arrow().ArrowException:  # such as durations, which have no text
+        return [None if one is None else str(one).encode() for one in array.to_pylist()]
     _, offsets, data = texts.buffers()
     if data is None or offsets is None:
         return [None] * len(texts)

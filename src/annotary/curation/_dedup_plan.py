@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -28,7 +28,7 @@ from annotary.curation.tables import BATCH_ROWS, BrokenPart, Part, PartWriter, R
 from annotary.errors import OutputError
 from annotary.sources._paths import reason
 
-_FILE, _NAMES = "plan.json", "names.parquet"
+_FILE, _NAMES, _UNDER_WAY = "plan.json", "names.parquet", "plan-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +85,7 @@ class Plan:
             self.reasons = [Reason(**one) for one in told["reasons"]]
             self.parts = [PlannedPart(**one) for one in told["parts"]]
             self.against: list[Any] = told["against"]
+            self.beside: dict[str, Any] = told["beside"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             told = "say --on-existing overwrite to begin anew"
             raise OutputError(f"{folder / _FILE} cannot be read; {told}") from error
@@ -214,6 +215,21 @@ def write_names(folder: Path, names: Sequence[str]) -> None:
             writer.write(pa.RecordBatch.from_pydict({"name": pa.array(texts, pa.string())}))
 
 
+def clear(folder: Path, *, is_complete: bool = False) -> None:
+    """Remove what is needed no more.
+
+    Args:
+        folder: What is written to, by this process alone or by all machines to its end.
+        is_complete: Whether all is written; else only plans go that a killed process has left.
+    """
+    place = dedup_folder(folder)
+    needless = [*place.glob(f"{_UNDER_WAY}*")]
+    if is_complete:
+        needless += [place / name for name in ("keys", "vectors")]
+    for one in needless:
+        shutil.rmtree(one, ignore_errors=True)
+
+
 def signature_of(part: Part) -> list[int] | None:
     """What changes with a part's table; None when it is gone."""
     try:
@@ -247,6 +263,7 @@ def new_plan(
     parts: Sequence[PlannedPart],
     reasons: Sequence[Reason],
     against: Any,
+    beside: Mapping[str, Any],
     is_made: Callable[[], bool],
 ) -> Iterator[Path]:
     """A folder for the files of a plan, which becomes the plan when the context ends without an error.
@@ -258,12 +275,13 @@ def new_plan(
         parts: All parts.
         reasons: Why rows go.
         against: What tells evaluation sets from others, as JSON.
+        beside: More for the report, which may be filled in the context.
         is_made: Whether another machine has made the plan meanwhile, which is the same.
     """
     place = plan_folder(folder)
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix="plan-", dir=place.parent))
+        temporary = Path(tempfile.mkdtemp(prefix=_UNDER_WAY, dir=place.parent))
     except OSError as error:
         raise OutputError(f"cannot write {place}: {reason(error)}") from error
     try:
@@ -272,6 +290,7 @@ def new_plan(
             "parts": [asdict(part) for part in parts],
             "reasons": [asdict(one) for one in reasons],
             "against": against,
+            "beside": beside,
         }
         (temporary / _FILE).write_text(json.dumps(told), encoding="utf-8")
         if is_made():

@@ -120,8 +120,9 @@ def make_plan(planning: Planning, steps: StepOptions, watch: Watch) -> int:
 
     if not is_made():
         reasons = _reasons(planning)
-        with new_plan(planning.folder, parts, reasons, planning.against, is_made) as place:
-            _Work(planning, parts, place, steps).settle()
+        beside: dict[str, int] = {}
+        with new_plan(planning.folder, parts, reasons, planning.against, beside, is_made) as place:
+            beside |= _Work(planning, parts, place, steps).settle()
     return 0
 
 
@@ -201,9 +202,10 @@ class _Work:
         self._first_way = len(reasons) - len(planning.ways)
         self._images: ImageFiles | None = None
 
-    def settle(self) -> None:
-        """Write which rows go."""
-        names = self._settle_leaks()
+    def settle(self) -> dict[str, int]:
+        """Write which rows go; what more there is to report."""
+        beside: dict[str, int] = {}
+        names = self._settle_leaks(beside)
         write_names(self._place, names)
         for stage in stages(self._planning.ways):
             if stage[0] in IMAGE_WAYS:
@@ -211,8 +213,9 @@ class _Work:
             else:
                 self._settle_keys(stage)
         shutil.rmtree(self._folder, ignore_errors=True)
+        return beside
 
-    def _settle_leaks(self) -> list[str]:
+    def _settle_leaks(self, beside: dict[str, int]) -> list[str]:
         """Let rows of evaluation sets go; the names of all that these hold."""
         planning, names = self._planning, list[str]()
         if planning.sets:
@@ -222,6 +225,8 @@ class _Work:
                 planning.sets, planning.looks, planning.embedding, place, self._steps
             )
             count = len(planning.sets)
+            beside["evaluation_images"] = len(names)
+            beside["evaluation_images_unreadable"] = known.unreadable
             leaked_images(
                 look_batches(planning.looks_folder, self._parts),
                 known,

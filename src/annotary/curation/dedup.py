@@ -11,7 +11,6 @@ evaluation images out of training by perceptual hashes is what JoyTag does.
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -22,7 +21,7 @@ from typing import Any
 from annotary.catalog.perceptual_hash import MOST_DISTANCE
 from annotary.curation._dedup_against import evaluation_set, text_digest
 from annotary.curation._dedup_embedding import EmbedStep
-from annotary.curation._dedup_plan import dedup_folder, has_plan
+from annotary.curation._dedup_plan import clear, dedup_folder, has_plan, read_plan
 from annotary.curation._dedup_planning import Planning, Watch, make_plan
 from annotary.curation._dedup_vectors import VectorStep
 from annotary.curation._dedup_ways import IMAGE_WAYS, WAYS, is_way, key_ways
@@ -36,6 +35,7 @@ from annotary.curation.steps import (
     StepOptions,
     StepResult,
     Tally,
+    add_to_report,
     run_step,
     take_folder,
 )
@@ -157,6 +157,8 @@ def dedup(
     if not has_plan(folder, parts, planning.against):
         for name in (REPORT, DUPLICATES):  # of tables that have changed since
             (folder / name).unlink(missing_ok=True)
+        if steps.shard is None:
+            clear(folder)
         missing = make_plan(planning, steps, watch)
         if missing:
             seconds = time.monotonic() - started
@@ -164,10 +166,11 @@ def dedup(
     with watch("writing", len(parts)) as on_part:
         result = run_step(step, parts, folder, steps, on_part=on_part)
     if result.is_complete:
-        write_duplicates(folder, list(result.tallies))
+        add_to_report(folder, read_plan(folder).beside)
+        if result.done_before < len(result.tallies) or not (folder / DUPLICATES).exists():
+            write_duplicates(folder, list(result.tallies))
         if not result.failed:
-            shutil.rmtree(dedup_folder(folder) / "keys", ignore_errors=True)
-            shutil.rmtree(dedup_folder(folder) / "vectors", ignore_errors=True)
+            clear(folder, is_complete=True)
     return replace(result, seconds=time.monotonic() - started)
 
 
