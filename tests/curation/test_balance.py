@@ -243,8 +243,8 @@ def test_counts_of_a_larger_pool(tmp_path, pool):
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({}, "choose t in one way: by --t, by --target-size or by --tail-share"),
-        ({"t": 1, "target_size": 5}, "choose t in one way"),
+        ({}, "t, target_size or tail_share must be said, one of them .--t, --target-size or"),
+        ({"t": 1, "target_size": 5}, "one of them"),
         ({"t": 0}, "t must be above 0, but got 0"),
         ({"t": float("nan")}, "t must be above 0"),
         ({"target_size": 0}, "target_size must be at least 1"),
@@ -403,3 +403,23 @@ def test_a_t_so_small_that_nothing_is_kept(tmp_path, pool):
     result = balance(pool, tmp_path / "out", BalanceOptions(t=5e-324), ONE)
     unmatched = 4_000 - read_report(pool)["texts_matched"]
     assert result.total.dropped["no entry matched"] == unmatched
+
+
+def test_tables_that_are_being_matched_anew(tmp_path, monkeypatch):
+    """What was counted before a table changed is no more."""
+    again = matched(tmp_path, texts(40), 4)
+    table = tmp_path / "in" / "001.parquet"
+    pq.write_table(pq.read_table(table).slice(0, 3), table)
+    monkeypatch.setattr("annotary.curation.match.MatchStep.run", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        match([tmp_path / "in"], ENTRIES, again, steps=ONE)
+    monkeypatch.undo()
+    with pytest.raises(UsageError, match="not written to its end by annotary curate match"):
+        balance(again, tmp_path / "out", BalanceOptions(t=1), ONE)
+    match([tmp_path / "in"], ENTRIES, again, steps=ONE)
+    balance(again, tmp_path / "out", BalanceOptions(t=10**9), ONE)
+    assert np.load(again / COUNTS).sum() == np.load(tmp_path / "out" / COUNTS).sum()
+
+
+def interrupted(*_):
+    raise KeyboardInterrupt

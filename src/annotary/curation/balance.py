@@ -105,7 +105,10 @@ class BalanceOptions:
             name for name in ("t", "target_size", "tail_share") if getattr(self, name) is not None
         ]
         if len(told) != 1:
-            raise ValueError("choose t in one way: by --t, by --target-size or by --tail-share")
+            raise ValueError(
+                "t, target_size or tail_share must be said, one of them"
+                " (--t, --target-size or --tail-share)"
+            )
         if self.t is not None and not 0.0 < self.t < math.inf:
             raise ValueError(f"t must be above 0, but got {self.t:g}")
         if self.target_size is not None and self.target_size < 1:
@@ -363,7 +366,8 @@ def balance(
         )
     if told.get("parts_missing"):
         raise UsageError(f"{matched} lacks {told['parts_missing']:,} parts: match them first")
-    if "text_columns" not in told:
+    is_counted = counts is not None or (matched / COUNTS).exists()
+    if "text_columns" not in told or not is_counted:
         raise UsageError(f"{matched} was not written to its end by annotary curate match")
     counts = read_counts(matched) if counts is None else np.asarray(counts, np.uint64)
     if len(counts) != told["entries"]:

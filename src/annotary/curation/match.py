@@ -98,8 +98,9 @@ class MatchStep:
         }
 
     def prepare(self, folder: Path) -> None:
-        """Put the index where workers find it."""
+        """Put the index where workers find it; what was counted before is no longer all there is."""
         assert self._index is not None
+        (folder / COUNTS).unlink(missing_ok=True)
         place = _index_folder(folder, self._digest)
         try:
             EntryIndex.load(place)  # of an earlier run, or of another machine that reads it now
