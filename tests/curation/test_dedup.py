@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import os
 import random
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 import unicodedata
 from collections.abc import Callable, Sequence
@@ -23,7 +25,7 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from annotary.cli.curate import command
-from annotary.curation import _dedup_groups, _dedup_keys
+from annotary.curation import _dedup_found, _dedup_groups, _dedup_keys
 from annotary.curation._dedup_keys import normalised
 from annotary.curation.dedup import DedupOptions, dedup
 from annotary.curation.steps import StepOptions, read_report
@@ -125,6 +127,8 @@ def test_same_as_row_by_row(
 ) -> None:
     monkeypatch.setattr(_dedup_groups, "FEW_ROWS", few)
     monkeypatch.setattr(_dedup_groups, "BUCKET_ROWS", size)
+    monkeypatch.setattr(_dedup_groups, "_ROWS_OF_FILE", 0)
+    monkeypatch.setattr(_dedup_found, "_AT_ONCE", size * 3)
     monkeypatch.setattr(_dedup_keys, "BLOCK_ROWS", size * 2)
     work = tmp_path / str(time.monotonic_ns())
     write(work / "in", rows, parts)
@@ -186,6 +190,7 @@ def test_hashes_that_agree_in_their_upper_half(tmp_path: Path) -> None:
 def test_skewed_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A text that most rows have is in one bucket, however small buckets are."""
     monkeypatch.setattr(_dedup_groups, "BUCKET_ROWS", 50)
+    monkeypatch.setattr(_dedup_groups, "_ROWS_OF_FILE", 0)
     rows = [
         {"id": f"r{i}", "url": f"u{i}", "text": "image" if i % 10 else f"t{i}"} for i in range(1000)
     ]
@@ -267,6 +272,25 @@ def test_columns_of_lists_and_bytes(tmp_path: Path) -> None:
     ]
     dedup([tmp_path / "in"], tmp_path / "bytes", DedupOptions(by="column:digest"), ONE)
     assert [row["texts"] for row in read(tmp_path / "bytes")] == [["a", "B"], ["a"], [], None]
+
+
+def test_shards_of_webdataset(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for number in range(2):
+        with tarfile.open(tmp_path / "in" / f"{number}.tar", "w") as tar:
+            for name, data in (
+                ("a.jpg", b"no picture"),
+                ("a.txt", b"a dog\n"),
+                ("b.txt", f"a cat {number}".encode()),
+                ("b.json", b'{"url": "u"}'),
+            ):
+                member = tarfile.TarInfo(f"{number}{name}")
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    dedup([tmp_path / "in"], tmp_path / "out", DedupOptions(by="text,url"), ONE)
+    assert [row["__key__"] for row in read(tmp_path / "out")] == ["0a", "0b"]
+    told = [(row["id"], row["by"], row["of_id"]) for row in listed(tmp_path / "out")]
+    assert told == [("1a", "text", "0a"), ("1b", "url", "0b")]
 
 
 def test_columns_of_all_kinds(tmp_path: Path) -> None:
@@ -506,7 +530,8 @@ def test_killed_and_called_again(
         process.wait()
     assert not (out / "_duplicates.parquet").exists()
     assert not (out / "_report.json").exists()
-    done = {path: path.stat().st_mtime_ns for path in out.glob("*.parquet")}
+    noted = {path.stem for path in out.glob("_state/parts/*.json")}
+    done = {p: p.stat().st_mtime_ns for p in out.glob("*.parquet") if p.stem in noted}
     result = dedup([tmp_path / "in"], out, DedupOptions(by="text,url"), ONE)
     left = {path.name for path in (out / "_state" / "dedup").iterdir()}
     assert left == {"plan", "listed", "kept"}

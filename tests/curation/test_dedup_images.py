@@ -132,6 +132,7 @@ def test_same_as_every_pair(
     size: int,
 ) -> None:
     monkeypatch.setattr(_dedup_groups, "BUCKET_ROWS", size)
+    monkeypatch.setattr(_dedup_groups, "_ROWS_OF_FILE", 0)
     work = tmp_path / str(time.monotonic_ns())
     table_of(work / "in", looks, parts)
     options = DedupOptions(by=",".join(ways), distance=distance)

@@ -21,6 +21,7 @@ STAYS, GONE = 0, 1
 """What stands for a row in `Standing`; greater numbers are for the work of one stage."""
 
 _BYTES = 21
+_AT_ONCE = 2**21  # rows
 _SUFFIX, _KEPT_SUFFIX = ".found", ".stays"
 
 
@@ -88,6 +89,39 @@ class FoundFiles:
         except OSError as failed:
             raise OutputError(f"cannot write {path}: {reason(failed)}") from failed
 
+    def gather(self, rows: int) -> None:
+        """Put all files into one, so that whoever reads a part opens one file.
+
+        Args:
+            rows: How many rows there are.
+
+        Raises:
+            OutputError: The disk does not take it.
+        """
+        found, stays = (sorted(self._folder.glob(f"*{end}")) for end in (_SUFFIX, _KEPT_SUFFIX))
+        if len(found) < 2:
+            return
+        count = sum(path.stat().st_size for path in found) // _BYTES
+        # Both are called by another name until they are whole.
+        new_found, new_stays = self._folder / "found", self._folder / "stays"
+        columns = _columns(mapped(new_found, np.uint8, (_BYTES * count,)))
+        done = 0
+        try:
+            with new_stays.open("wb") as file:
+                for first in range(0, rows, _AT_ONCE):
+                    some = self.between(first, first + _AT_ONCE)
+                    place = slice(done, done + len(some.rows))
+                    columns.rows[place], columns.of[place] = some.rows, some.of
+                    columns.distance[place], columns.way[place] = some.distance, some.way
+                    done = place.stop
+                    file.write(self.stood_for(first, first + _AT_ONCE).tobytes())
+        except OSError as failed:
+            raise OutputError(f"cannot write {new_stays}: {reason(failed)}") from failed
+        for path in (*found, *stays):
+            path.unlink()
+        new_found.rename(self._folder / f"all{_SUFFIX}")
+        new_stays.rename(self._folder / f"all{_KEPT_SUFFIX}")
+
     def between(self, first: int, last: int) -> Found:
         """The rows that go from the first up to, not including, the last."""
         pieces = list(self._pieces(first, last))
@@ -104,6 +138,8 @@ class FoundFiles:
         """The rows from the first up to, not including, the last that others go for, ascending."""
         pieces = [np.empty(0, np.int64)]
         for path in sorted(self._folder.glob(f"*{_KEPT_SUFFIX}")):
+            if not path.stat().st_size:
+                continue  # all of them are in evaluation sets
             rows = np.memmap(path, np.int64, "r")
             begin, end = np.searchsorted(rows, [first, last]).tolist()
             pieces.append(np.array(rows[begin:end]))
@@ -111,19 +147,20 @@ class FoundFiles:
 
     def _pieces(self, first: int, last: int) -> Iterator[Found]:
         for path in sorted(self._folder.glob(f"*{_SUFFIX}")):
-            data = np.memmap(path, np.uint8, "r")
-            count = len(data) // _BYTES
-            rows = data[: 8 * count].view(np.int64)
-            begin, end = np.searchsorted(rows, [first, last]).tolist()
-            of = data[8 * count : 16 * count].view(np.int64)
-            distance = data[16 * count : 20 * count].view(np.float32)
-            chosen = slice(begin, end)
-            yield Found(
-                np.array(rows[chosen]),
-                np.array(of[chosen]),
-                np.array(distance[chosen]),
-                np.array(data[20 * count :][chosen]),
-            )
+            found = _columns(np.memmap(path, np.uint8, "r"))
+            begin, end = np.searchsorted(found.rows, [first, last]).tolist()
+            yield found.take(slice(begin, end))
+
+
+def _columns(data: npt.NDArray[np.uint8]) -> Found:
+    """The columns of a file."""
+    count = len(data) // _BYTES
+    return Found(
+        data[: 8 * count].view(np.int64),
+        data[8 * count : 16 * count].view(np.int64),
+        data[16 * count : 20 * count].view(np.float32),
+        data[20 * count :],
+    )
 
 
 def mapped(path: Path, kind: Any, shape: tuple[int, ...]) -> npt.NDArray[Any]:

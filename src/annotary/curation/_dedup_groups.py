@@ -24,6 +24,10 @@ from annotary.sources._paths import reason
 BUCKET_ROWS = 2**20
 """Rows whose keys are compared at a time, about 100 bytes each. Rows with the same key are never parted."""
 
+MOST_BUCKET_ROWS = 2**22
+
+_ROWS_OF_FILE = 64
+
 FEW_ROWS = 200_000
 """So few unsettled rows are settled one after the other."""
 
@@ -79,16 +83,23 @@ def buckets(files: Sequence[KeyFile], rows: int, standing: Standing) -> Iterator
         rows: How many rows there are.
         standing: Which rows have gone.
     """
-    count = bucket_count(rows)
+    count = bucket_count(rows, len(files))
     for number in range(count):
         keys = bucket(files, number, count)
         is_left = standing.left(keys.rows)
         yield keys if is_left.all() else keys.take(is_left)
 
 
-def bucket_count(rows: int) -> int:
-    """In how many buckets so many rows are gone through."""
-    return -(-max(1, rows) // BUCKET_ROWS)
+def bucket_count(rows: int, files: int) -> int:
+    """In how many buckets rows are gone through.
+
+    Args:
+        rows: How many there are.
+        files: In how many files their keys are. Each is opened for each bucket, so that of very many files fewer and
+            larger buckets are made.
+    """
+    size = min(MOST_BUCKET_ROWS, max(BUCKET_ROWS, _ROWS_OF_FILE * files))
+    return -(-max(1, rows) // size)
 
 
 def settle_one(groups: Iterable[Groups], way: int, standing: Standing, found: FoundFiles) -> None:

@@ -52,7 +52,7 @@ from annotary.curation._dedup_plan import (
 from annotary.curation._dedup_vectors import VectorStep, read_vectors
 from annotary.curation._dedup_ways import IMAGE_WAYS, stages, why
 from annotary.curation.looks import LooksStep
-from annotary.curation.steps import OnPart, Step, StepOptions, StepResult, run_step
+from annotary.curation.steps import OnPart, Step, StepOptions, StepResult, Tally, run_step
 from annotary.curation.tables import Part
 
 _LEAKS = ("exact", "phash", "embedding")
@@ -121,8 +121,11 @@ def make_plan(planning: Planning, steps: StepOptions, watch: Watch) -> int:
     if not is_made():
         reasons = _reasons(planning)
         beside: dict[str, int] = {}
-        with new_plan(planning.folder, parts, reasons, planning.against, beside, is_made) as place:
-            beside |= _Work(planning, parts, place, steps).settle()
+        with (
+            watch("comparing", max(1, len(stages(planning.ways)))) as on_part,
+            new_plan(planning.folder, parts, reasons, planning.against, beside, is_made) as place,
+        ):
+            beside |= _Work(planning, parts, place, steps).settle(on_part)
     return 0
 
 
@@ -202,16 +205,18 @@ class _Work:
         self._first_way = len(reasons) - len(planning.ways)
         self._images: ImageFiles | None = None
 
-    def settle(self) -> dict[str, int]:
+    def settle(self, on_part: OnPart) -> dict[str, int]:
         """Write which rows go; what more there is to report."""
         beside: dict[str, int] = {}
         names = self._settle_leaks(beside)
         write_names(self._place, names)
-        for stage in stages(self._planning.ways):
+        for done, stage in enumerate(stages(self._planning.ways), 1):
             if stage[0] in IMAGE_WAYS:
                 self._settle_images(stage)
             else:
                 self._settle_keys(stage)
+            on_part(done, Tally())
+        self._found.gather(self._rows)
         shutil.rmtree(self._folder, ignore_errors=True)
         return beside
 
@@ -250,9 +255,10 @@ class _Work:
                 planning.text_sets, planning.text_column, is_normalised=planning.is_normalised
             )
             first = len(_LEAKS) * len(planning.sets)
+            files = self._key_files("text")
             leaked_texts(
-                self._key_files("text"),
-                bucket_count(self._rows),
+                files,
+                bucket_count(self._rows, len(files)),
                 texts,
                 [first + number for number in range(len(planning.text_sets))],
                 len(names),
