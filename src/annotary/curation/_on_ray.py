@@ -17,6 +17,7 @@ import os
 import pickle
 import shutil
 import signal
+import subprocess
 import tempfile
 import threading
 import uuid
@@ -39,6 +40,7 @@ _TRIES = 3  # one more than on one machine: here machines may go, and not only p
 _MOST_BLOCKS = 10_000  # a block costs Ray a few kilobytes and the caller a millisecond
 
 _STORE = 200 * 1024 * 1024  # bytes for what tasks hand each other, which are names and counts
+_PATIENCE = 5.0  # seconds that a process of Ray may take to end
 _LONGEST_PLACE = 40  # characters; names of sockets, of which 107 are left, are below it
 
 
@@ -64,7 +66,7 @@ def run_on_ray(
     Raises:
         MissingExtra: Ray is not installed.
         UsageError: There is no cluster at `RAY_ADDRESS`.
-        AnnotaryError: The step cannot go on.
+        AnnotaryError: The step, or Ray, cannot go on.
     """
     ray = _imported()
     tries = folder / "_state" / f"tries-{uuid.uuid4().hex[:12]}"
@@ -129,14 +131,20 @@ def _imported() -> Any:
 
 @contextlib.contextmanager
 def _connected(ray: Any, workers: int | None) -> Iterator[None]:
-    """A connection to a cluster, which is ended if it was begun here."""
+    """A connection to a cluster, which is ended if it was begun here.
+
+    The processes of a cluster listen on all addresses of this machine, as Ray has it; who has not the token that Ray
+    keeps in the user's folder is refused (`RAY_AUTH_MODE`).
+    """
     if ray.is_initialized():
         yield
         return
     address = os.environ.get("RAY_ADDRESS", "auto")
     options = {"configure_logging": False, "log_to_driver": False}
-    handler = signal.getsignal(signal.SIGTERM)
     with contextlib.ExitStack() as stack:
+        place = stack.enter_context(_short_folder())
+        stack.callback(_restore, signal.getsignal(signal.SIGTERM))  # Ray puts its own in the place
+        stack.callback(_shut_down, ray)
         if address != "local":
             try:
                 ray.init(address=address, **options)
@@ -146,18 +154,29 @@ def _connected(ray: Any, workers: int | None) -> Iterator[None]:
                         f"no Ray cluster can be reached at RAY_ADDRESS {address!r}: {first_line(error)}"
                     ) from error
         if not ray.is_initialized():
-            ray.init(
-                address="local",
-                num_cpus=workers,
-                include_dashboard=False,
-                object_store_memory=_STORE,
-                _node_ip_address="127.0.0.1",
-                _temp_dir=stack.enter_context(_short_folder()),
-                **options,
-            )
-        stack.callback(_restore, handler)  # Ray has put its own in the place
-        stack.callback(ray.shutdown)
+            try:
+                ray.init(
+                    address="local",
+                    num_cpus=workers,
+                    include_dashboard=False,
+                    object_store_memory=_STORE,
+                    _temp_dir=place,
+                    **options,
+                )
+            except (OSError, ValueError, RuntimeError) as error:
+                raise AnnotaryError(f"Ray cannot start: {first_line(error)}") from error
         yield
+
+
+def _shut_down(ray: Any) -> None:
+    """End a cluster and take leave of its processes: Ray does not wait for them, which Python complains of later."""
+    node = getattr(ray._private.worker, "_global_node", None)
+    found = getattr(node, "all_processes", {})
+    processes = [one.process for those in found.values() for one in those]
+    ray.shutdown()
+    for process in processes:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_PATIENCE)
 
 
 def _restore(handler: Any) -> None:
