@@ -224,7 +224,7 @@ def test_real_pictures(tmp_path: Path) -> None:
     told = {failure.image: failure.message for failure in result.total.failures}
     assert sorted(told) == [f"{tmp_path / 'in' / 'pairs.parquet'}/{row}" for row in (12, 7, 8, 9)]
     (near,) = (row for row in listed(tmp_path / "out") if row["id"] == "one-small.jpg")
-    assert near["why"] == f"near image (phash) (distance {int(near['distance'])})"
+    assert near["why"] == f"near image (phash, distance {int(near['distance'])})"
 
 
 def test_measures_are_kept_for_other_steps(tmp_path: Path) -> None:
@@ -266,6 +266,7 @@ def test_images_of_evaluation_sets(tmp_path: Path) -> None:
     report = read_report(tmp_path / "out")
     assert (report["evaluation_images"], report["evaluation_images_unreadable"]) == (3, 1)
     assert gone["two.jpg"]["by"] == "exact"
+    assert gone["two.jpg"]["why"] == "in evaluation set test (same bytes)"
     assert gone["one.jpg"]["by"] == "phash"
     assert gone["one.jpg"]["of_evaluation"] == str(test / "held out.jpg")
     assert gone["one.jpg"]["why"].startswith("in evaluation set test (distance ")
@@ -399,7 +400,7 @@ def test_vectors_of_a_column(tmp_path: Path) -> None:
     found = {int(row["id"]): int(row["of_id"]) for row in listed(tmp_path / "out")}
     assert len(expected) > 20
     assert found == expected
-    assert "near image (embedding) (cosine 1.000)" in {
+    assert "near image (embedding, cosine 1.000)" in {
         row["why"] for row in listed(tmp_path / "out")
     }
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from annotary.curation._dedup_found import Found
-from annotary.curation._dedup_plan import Plan, PlannedPart, dedup_folder, read_plan
+from annotary.curation._dedup_plan import Plan, PlannedPart, Reason, dedup_folder, read_plan
 from annotary.curation.columns import IDS, as_text, is_scalar
 from annotary.curation.looks import read_looks
 from annotary.curation.steps import MOST_LISTED, Tally
@@ -220,9 +220,7 @@ class _Told:
         self.of_sets: list[str | None] = []
         self.of: list[str] = []
         self.whys = [
-            f"{reason.why} ({_far(reason.by, distance)})"
-            if reason.by in ("phash", "embedding")
-            else reason.why
+            _in_words(reason, distance)
             for reason, distance in zip(reasons, self.distance, strict=True)
         ]
         for known, of in zip(is_known.tolist(), found.of.tolist(), strict=True):
@@ -355,8 +353,18 @@ def _list_failures(path: Path, part: PlannedPart, tally: Tally) -> None:
         row += batch.num_rows
 
 
-def _far(by: str, distance: float) -> str:
-    return f"distance {int(distance)}" if by == "phash" else f"cosine {1.0 - distance:.3f}"
+def _in_words(reason: Reason, distance: float) -> str:
+    """Why a row goes, and how near it is: "near image (phash, distance 2)", "in evaluation set val (same bytes)"."""
+    far = {
+        "exact": "same bytes",
+        "phash": f"distance {int(distance)}",
+        "embedding": f"cosine {1.0 - distance:.3f}",
+    }.get(reason.by)
+    if reason.against is not None:
+        return reason.why if far is None else f"{reason.why} ({far})"
+    if reason.by in ("phash", "embedding"):
+        return f"{reason.why[:-1]}, {far})"
+    return reason.why
 
 
 def _list_schema() -> pa.Schema:
