@@ -260,7 +260,9 @@ def test_what_was_not_matched(tmp_path, pool):
     with pytest.raises(UsageError, match="holds no report"):
         balance(tmp_path, tmp_path / "out", BalanceOptions(t=1))
     balance(pool, tmp_path / "once", BalanceOptions(t=1), ONE)
-    with pytest.raises(UsageError, match="is the output of annotary curate balance; name that of"):
+    with pytest.raises(
+        UsageError, match="no output of annotary curate match, but of balance; name that of"
+    ):
         balance(tmp_path / "once", tmp_path / "out", BalanceOptions(t=1))
     (tmp_path / "rest").mkdir()
     pq.write_table(pa.table({"url": ["a"], "caption": ["b"]}), tmp_path / "rest" / "x.parquet")
@@ -423,3 +425,27 @@ def test_tables_that_are_being_matched_anew(tmp_path, monkeypatch):
 
 def interrupted(*_):
     raise KeyboardInterrupt
+
+
+def test_ids_that_one_part_alone_has_otherwise(tmp_path):
+    (tmp_path / "in").mkdir()
+    kinds = {"a": ["1", "2"], "b": [1, 2], "c": [[1], [2]], "d": [None, None], "e": [1.0, 2.0]}
+    for name, ids in kinds.items():
+        table = pa.table({"id": ids, "caption": ["word0", "word1"]})
+        pq.write_table(table, tmp_path / "in" / f"{name}.parquet")
+    match([tmp_path / "in"], ENTRIES, tmp_path / "m", steps=ONE)
+    result = balance(tmp_path / "m", tmp_path / "out", BalanceOptions(t=1, seed=3), ONE)
+    assert result.failed == ("c",)
+    assert "int64>, which is neither text nor an id" in result.total.failures[0].message
+    kept = [
+        pq.read_table(tmp_path / "out" / f"{name}.parquet")["caption"].to_pylist() for name in "abe"
+    ]
+    assert kept[0] == kept[1] == kept[2]
+
+
+@pytest.mark.parametrize("content", ["[", "[]", "5", '["one"]'])
+def test_entries_that_do_not_stand_beside(tmp_path, content):
+    again = matched(tmp_path, texts(20))
+    (again / "_entries.json").write_text(content)
+    balance(again, tmp_path / "out", BalanceOptions(t=1), ONE)
+    assert {one["entry"] for one in read_report(tmp_path / "out")["head"]} == {None}

@@ -254,11 +254,7 @@ class BalanceStep:
             lists = lists_of(_column(batch, name + ENTRIES, part), part, len(probabilities))
             chance = text_probabilities(lists, probabilities)
             is_matched = np.diff(lists[0]) > 0
-            is_kept = (
-                is_matched
-                if self._is_online
-                else draws(_epoch_seed(self._seed, 0), [*ids, text]) < chance
-            )
+            is_kept = is_matched if self._is_online else draws(self._seed, [*ids, text]) < chance
             tally.beside["texts"] += batch.num_rows - text.null_count
             tally.beside["texts_matched"] += int(is_matched.sum())
             tally.beside["texts_kept"] += int(is_kept.sum())
@@ -361,8 +357,8 @@ def balance(
     told = read_report(matched)
     if told.get("step") != "match":
         raise UsageError(
-            f"{matched} is the output of annotary curate {told.get('step')}; name that of match,"
-            " and what was made of it with --tables"
+            f"{matched} is no output of annotary curate match, but of {told.get('step') or 'something else'};"
+            " name that of match, and what was made of it with --tables"
         )
     if told.get("parts_missing"):
         raise UsageError(f"{matched} lacks {told['parts_missing']:,} parts: match them first")
@@ -385,6 +381,8 @@ def balance(
     kept = added_counts(folder, result.tallies, len(counts))
     save_array(folder / COUNTS, kept)
     entries = read_entries(matched)
+    if entries is not None and len(entries) != len(counts):
+        entries = None
     if entries is not None:
         write_atomically(folder / ENTRY_LIST, json.dumps(entries, ensure_ascii=False))
     add_to_report(
@@ -511,7 +509,7 @@ def read_entries(folder: Path) -> list[str] | None:
     """The texts of the entries; None where they do not stand beside."""
     try:
         return list(json.loads((folder / ENTRY_LIST).read_text(encoding="utf-8")))
-    except (OSError, ValueError):
+    except (OSError, ValueError, TypeError):
         return None
 
 
@@ -525,10 +523,19 @@ def _matched_columns(part: Part, told: Sequence[str]) -> tuple[str, ...]:
 
 
 def _column(batch: pa.RecordBatch, name: str, part: Part) -> pa.Array:
+    import pyarrow as pa
+
     if name not in batch.schema.names:
         raise UsageError(no_column(part.file, name, batch.schema.names))
     array = batch.column(batch.schema.names.index(name))
-    return array if name.endswith(ENTRIES) else as_text(array)
+    if name.endswith(ENTRIES):
+        return array
+    try:
+        return as_text(array)
+    except pa.ArrowException as error:  # of the first part alone it is known what its columns hold
+        raise UsageError(
+            f"the column {name!r} of {part.file} holds {array.type}, which is neither text nor an id"
+        ) from error
 
 
 def _without(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from annotary.curation.tables import Part, column_types, no_column
@@ -162,9 +162,8 @@ def _usual(
     usual: Iterable[str],
     what: str,
     flag: str,
-    fits: object,
+    fits: Callable[[pa.DataType], bool],
 ) -> tuple[str, ...]:
-    assert callable(fits)
     for name in usual:
         if name in kinds and fits(kinds[name]):
             return (name,)
