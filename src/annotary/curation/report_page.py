@@ -388,17 +388,14 @@ def _entry_rows(entries: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, ...
 
 def _most_matched(step: _Step) -> str:
     """The entries of a folder of matches that most texts match."""
-    from annotary.curation.balance import read_entries
-
-    counts = _counts(step.folder)
-    names = read_entries(step.folder)
+    counts, names = _counts(step.folder), _names(step.folder)
     if counts is None or not counts.any():
         return ""
     order = np.argsort(-counts.astype(np.int64), kind="stable")[:_SHOWN_ENTRIES]
     texts = max(1, int(step.report.get("texts", 0)))
     rows = [
         (
-            _visible(names[one]) if names is not None and one < len(names) else f"entry {one:,}",
+            _visible(names[one]) if one < len(names) else f"entry {one:,}",
             (f"{counts[one]:,}", percent(int(counts[one]) / texts)),
             int(counts[one]) / int(counts[order[0]]),
         )
@@ -435,12 +432,23 @@ def _curve_of(step: _Step) -> Curve:
 
 def _counts(folder: Path) -> Any:
     """Counts of texts for each entry, uint64[entries]; None where there are none."""
-    from annotary.curation.balance import read_counts
+    from annotary.curation.balance import read_counts_file
+    from annotary.curation.match import COUNTS
 
     try:
-        return read_counts(folder)
+        return read_counts_file(folder / COUNTS)
     except UsageError:
         return None
+
+
+def _names(folder: Path) -> list[str]:
+    """The entries; none where they do not stand beside."""
+    from annotary.curation.match import ENTRY_LIST
+
+    try:
+        return list(json.loads((folder / ENTRY_LIST).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return []
 
 
 def _visible(entry: str) -> str:
