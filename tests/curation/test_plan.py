@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -457,6 +458,11 @@ WRONG = [
         r"step 3 \(quality\): .*no column 'picture'",
     ),
     (
+        PIPELINE.replace("pairs/*.parquet", "."),
+        "the output .*out is in the folder .*, of which all",
+    ),
+    (PIPELINE.replace('"out"', '"pairs/out"').replace("/*.parquet", ""), "is in the folder"),
+    (
         'tables = ["pairs"]\noutput = "out"\n[[step]]\nuse = "balance"\nt = 5',
         r'no step before has matched .* put a step with use = "match" before it',
     ),
@@ -642,3 +648,12 @@ def test_the_pipeline_among_the_examples_runs(tmp_path):
     assert noted.done == ["1-match", "2-dedup", "3-quality", "4-dedup-images", "5-balance"]
     left = rows_of(tmp_path / "curated" / "5-balance")
     assert 0 < len(left) <= len({row["image"] for row in left})
+
+
+def test_the_pipelines_of_the_docs_are_pipelines(tmp_path):
+    page = Path(__file__).parent.parent.parent / "docs" / "curate-run.md"
+    blocks = re.findall(r"^```toml\n(.*?)^```$", page.read_text("utf-8"), re.S | re.M)
+    assert len(blocks) == 2
+    for block in blocks:
+        plan = read_plan(declared(tmp_path, block))
+        assert plan.steps[-1].name == f"{len(plan.steps)}-balance"

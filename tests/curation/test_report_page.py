@@ -102,7 +102,7 @@ def test_the_page_of_a_balanced_folder_says_what_its_report_says(tmp_path):
     assert page.figure("not drawn") == str(report["dropped"]["not drawn"])
     row = page.texts.index("photo")
     kept = next(one["after"] for one in report["head"] if one["entry"] == "photo")
-    assert page.texts[row + 1 : row + 4] == ["60", str(kept), "0.1667"]
+    assert page.texts[row + 1 : row + 4] == ["60", str(kept), "0.16667"]
     assert "t = 10" in page.texts
     assert page.texts.count("rank of the entry") == 2  # wide and narrow
 

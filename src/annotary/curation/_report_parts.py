@@ -32,7 +32,7 @@ a { color: var(--link); }
   background: var(--card); border-radius: 8px; min-width: 0; }
 @media (min-width: 760px) { .figures { grid-template-columns: repeat(var(--columns), 1fr); } }
 .figures span { display: block; color: var(--pale); font-size: .8rem; line-height: 1.35; }
-.figures b { display: block; font-size: 1.2rem; line-height: 1.4; font-weight: 600;
+.figures b { display: block; font-size: clamp(1rem, 4.3vw, 1.2rem); line-height: 1.4; font-weight: 600;
   font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { padding: 5px 0 5px 14px; text-align: right; font-weight: 400; border-bottom: 1px solid var(--line);

@@ -103,6 +103,7 @@ def check_plan(plan: Plan) -> None:
         MissingExtra: A step needs what is not installed.
         ModelError: A model cannot be had.
     """
+    _check_apart(plan)
     known = Known(_readable(find_parts(plan.tables)))
     for step in plan.steps:
         for key, paths in step.paths.items():
@@ -115,6 +116,23 @@ def check_plan(plan: Plan) -> None:
         )
         with _told(step):
             step.kind.check(work, known)
+
+
+def _check_apart(plan: Plan) -> None:
+    """Refuse an output below a folder of tables: the next run would read what this one writes.
+
+    Raises:
+        UsageError: It is so.
+    """
+    output = plan.output.resolve()
+    for table in plan.tables:
+        if table.is_dir() and output.is_relative_to(table.resolve()):
+            below = output.relative_to(table.resolve()).parts
+            if not any(name.startswith(("_", ".")) for name in below):
+                raise UsageError(
+                    f"{plan.file}: the output {plan.output} is in the folder {table}, of which all tables are read;"
+                    " choose another output, or name the tables by a pattern"
+                )
 
 
 def _readable(parts: Sequence[Part]) -> Part:

@@ -151,7 +151,8 @@ def page_of(folder: Path, beside: Path) -> str:
     if pipeline is None:
         (step,) = steps
         title = f"{step.kind or 'step'}: {folder.resolve().name}"
-        return page(title, _told_parts(step.report), _step(step, beside))
+        about = _told_parts(step.report).partition(" · ")[2]  # its kind is in the title
+        return page(title, about, _step(step, beside))
     names = [Path(name).name for name in pipeline.get("tables", [])]
     more = f" and {len(names) - 4:,} more" if len(names) > 4 else ""
     about = f"{Path(str(pipeline.get('pipeline', ''))).name} · {', '.join(names[:4])}{more}"
@@ -382,7 +383,7 @@ def _entry_rows(entries: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, ...
             name,
             f"{one['before']:,}",
             f"{one['after']:,}",
-            f"{chance:.4f}" if chance < 1 else "1",
+            f"{chance:.5f}" if chance < 1 else "1",
         )
 
 
