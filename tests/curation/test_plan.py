@@ -36,7 +36,7 @@ from annotary.curation.match import match  # noqa: E402
 from annotary.curation.plan import PlannedStep, read_plan, run_plan  # noqa: E402
 from annotary.curation.steps import StepOptions  # noqa: E402
 from annotary.curation.tables import BrokenPart, find_parts  # noqa: E402
-from annotary.errors import OutputError, UsageError  # noqa: E402
+from annotary.errors import MissingExtra, OutputError, UsageError  # noqa: E402
 from annotary.sources import SourceOptions  # noqa: E402
 from tests.conftest import child_environment  # noqa: E402
 
@@ -657,3 +657,11 @@ def test_the_pipelines_of_the_docs_are_pipelines(tmp_path):
     for block in blocks:
         plan = read_plan(declared(tmp_path, block))
         assert plan.steps[-1].name == f"{len(plan.steps)}-balance"
+
+
+def test_ray_is_asked_for_before_anything_is_done(tmp_path, monkeypatch):
+    monkeypatch.setattr("annotary.curation.plan.find_spec", lambda name: None)
+    text = PIPELINE.replace("t = 5", 't = 5\nexecutor = "ray"')
+    with pytest.raises(MissingExtra, match=r"annotary\[ray\]"):
+        run_plan(read_plan(declared(make_pairs(tmp_path), text)))
+    assert not (tmp_path / "out").exists()

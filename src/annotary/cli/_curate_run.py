@@ -58,7 +58,7 @@ def _run(pipeline: Path, values: dict[str, Any]) -> int:
         plan = replace(plan, output=Path(values["output"]))
     watcher = _Watcher(quiet=values["quiet"])
     if values["check"]:
-        check_plan(plan)
+        check_plan(plan, made(StepOptions, values))
         if not values["quiet"]:
             tell(f"{len(plan.steps)} steps: {', '.join(step.name for step in plan.steps)}")
         return 0

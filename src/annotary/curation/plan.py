@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -95,8 +96,12 @@ class Silent:
         """Nothing."""
 
 
-def check_plan(plan: Plan) -> None:
+def check_plan(plan: Plan, steps: StepOptions | None = None) -> None:
     """Look for all that would go wrong, before anything runs: files, columns, models, extras.
+
+    Args:
+        plan: The pipeline.
+        steps: How the work of steps is spread that do not say it themselves.
 
     Raises:
         UsageError: Something is not there, or a step lacks a step before it.
@@ -114,6 +119,9 @@ def check_plan(plan: Plan) -> None:
             *(plan.output / step.name, plan.tables, step.options, step.more, StepOptions()),
             is_done=Note(plan.output, step.name).is_done,
         )
+        executor = step.spread.get("executor", (steps or StepOptions()).executor)
+        if step.kind.is_spread and executor == "ray" and find_spec("ray") is None:
+            raise MissingExtra("Running on Ray", "ray")
         with _told(step):
             step.kind.check(work, known)
 
@@ -179,7 +187,7 @@ def run_plan(
         raise UsageError(
             f"{plan.file}: {plan.steps[first].name} does not come before {plan.steps[last].name}"
         )
-    check_plan(plan)
+    check_plan(plan, steps)
     with _claimed(plan.output):
         run = _Run(plan, steps or StepOptions(), watcher or Silent())
         run.tell_strangers()
