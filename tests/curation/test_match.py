@@ -294,3 +294,11 @@ def test_long_lists_of_texts_beside_large_cells(tmp_path, monkeypatch):
     assert found == [(row["id"], text, expected(text)) for row in rows for text in row["texts"]]
     assert result.total.dropped == {"no text": 1}
     assert result.total.beside["rows_unrolled"] == len(found) == 120
+
+
+def test_what_is_written_below_the_tables_is_not_read_again(tmp_path):
+    write(tmp_path / "p.parquet", [{"id": 1, "caption": "cat"}])
+    for _ in range(2):
+        result = match([tmp_path], ENTRIES, tmp_path / "out", steps=StepOptions(workers=1))
+        assert result.total.rows_in == 1
+    assert match([tmp_path / "out"], ENTRIES, tmp_path / "x").total.failures  # named, it is read

@@ -90,8 +90,8 @@ def find_parts(paths: Sequence[str | os.PathLike[str]]) -> list[Part]:
     """The parts of tables.
 
     Args:
-        paths: Tables; folders, of which all tables are taken, but for names that begin with "_" or "."; names with
-            braces, such as `shards/{00000..00146}.tar`.
+        paths: Tables; folders, of which all tables are taken, but for names that begin with "_" or "." and for folders
+            in them that steps have written; names with braces, such as `shards/{00000..00146}.tar`.
 
     Raises:
         NothingToDo: There is no table.
@@ -371,12 +371,21 @@ def _tables_below(folder: str) -> Iterator[tuple[str, str]]:
         raise UsageError(f"{error.filename}: {reason(error)}") from error
 
     for place, folders, files in os.walk(folder, onerror=complain):
-        folders[:] = sorted(name for name in folders if not name.startswith(("_", ".")))
+        folders[:] = sorted(
+            name
+            for name in folders
+            if not name.startswith(("_", ".")) and not _is_of_a_step(Path(place, name))
+        )
         for name in sorted(files):
             if not name.startswith(("_", ".")) and _suffix(name) is not None:
                 file = os.path.join(place, name)  # noqa: PTH118
                 below = PurePath(os.path.relpath(file, folder))
                 yield file, "_".join((*below.parts[:-1], _stem(below.name)))
+
+
+def _is_of_a_step(folder: Path) -> bool:
+    """Whether a step has written a folder: what was made of tables is not among them, unless it is named."""
+    return (folder / "_state" / "settings.json").is_file()
 
 
 def _suffix(name: str) -> str | None:
