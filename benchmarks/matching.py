@@ -57,7 +57,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--work", type=Path, required=True, help="a folder for the files")
     parser.add_argument("--captions", type=int, default=1_000_000)
-    parser.add_argument("--more", type=int, default=4_000_000, help="captions of the larger table")
+    parser.add_argument("--more", type=int, default=12_000_000, help="captions of the larger table")
     parser.add_argument(
         "--in-memory", type=int, default=100_000, help="captions of the comparison in memory"
     )
@@ -69,8 +69,7 @@ def main() -> None:
     entries = entries_in(work / "entries.json")
     print(f"{len(entries):,} entries")
     compare_in_memory(entries, options.in_memory, options.slow, options.rounds)
-    compare_tables(work, options.captions, options.rounds)
-    tell_memory(work, (options.captions, options.more))
+    compare_tables(work, (options.captions, options.more), options.rounds)
 
 
 def compare_in_memory(entries: Entries, count: int, slow: int, rounds: int) -> None:
@@ -115,36 +114,32 @@ def compare_in_memory(entries: Entries, count: int, slow: int, rounds: int) -> N
         print(f"| {name} | {rate:,.0f} | {rate / base:,.0f} |")
 
 
-def compare_tables(work: Path, count: int, rounds: int) -> None:
-    """From Parquet to Parquet, by one worker and by two, in turns."""
-    table = table_of(work, count)
-    seconds: dict[int, list[float]] = {1: [], 2: []}
-    whole: dict[int, list[float]] = {1: [], 2: []}
-    for _ in range(rounds):
-        for workers in (1, 2):
-            step, total, _ = run(work, table, workers)
-            seconds[workers].append(step)
-            whole[workers].append(total)
-    ratios = [one / two for one, two in zip(seconds[1], seconds[2], strict=True)]
-    print(f"\n{count:,} captions, Parquet to Parquet")
-    print("| workers | matching, s | texts/s | whole command, s |")
-    print("|---|---|---|---|")
-    for workers, values in seconds.items():
-        middle = statistics.median(values)
-        print(
-            f"| {workers} | {middle:.1f} | {count / middle:,.0f} | {statistics.median(whole[workers]):.1f} |"
-        )
-    print(f"two workers against one: {statistics.median(ratios):.2f}x (median of {rounds} pairs)")
-    hours = 1e9 / (count / statistics.median(seconds[1])) / 3600
-    print(f"a billion pairs: {hours:.1f} hours of one core")
-
-
-def tell_memory(work: Path, counts: Sequence[int]) -> None:
-    """The largest memory of all processes, for a small and a large table."""
-    print("\n| captions | matching, s | largest memory of all processes, MB |\n|---|---|---|")
+def compare_tables(work: Path, counts: Sequence[int], rounds: int) -> None:
+    """From Parquet to Parquet, by one worker and by two, in turns; and the largest memory of all processes."""
+    print(
+        "\n| captions | workers | matching, s | texts/s | whole command, s | largest memory, MB |"
+    )
+    print("|---|---|---|---|---|---|")
+    told = []
     for count in counts:
-        step, _, largest = run(work, table_of(work, count), 2)
-        print(f"| {count:,} | {step:.1f} | {largest:.0f} |")
+        table = table_of(work, count)
+        runs: dict[int, list[tuple[float, float, float]]] = {1: [], 2: []}
+        for _ in range(rounds):
+            for workers in runs:
+                runs[workers].append(run(work, table, workers))
+        steps = {workers: [step for step, *_ in found] for workers, found in runs.items()}
+        for workers, found in runs.items():
+            step, whole = (statistics.median(one[place] for one in found) for place in (0, 1))
+            largest = max(one[2] for one in found)
+            rate = f"{count / step:,.0f} | {whole:.1f} | {largest:.0f}"
+            print(f"| {count:,} | {workers} | {step:.1f} | {rate} |", flush=True)
+        ratio = statistics.median(one / two for one, two in zip(steps[1], steps[2], strict=True))
+        told.append(f"{count:,} captions: two workers are {ratio:.2f}x as fast as one")
+    print("\n".join(("", *told)))
+    small, large = (statistics.median([step for step, *_ in one]) for one in (runs[1], runs[2]))
+    print(
+        f"a billion pairs: {1e9 / count * small / 3600:.2f} hours of one core, {1e9 / count * large / 3600:.2f} of two"
+    )
 
 
 def run(work: Path, table: Path, workers: int) -> tuple[float, float, float]:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from annotary.curation.columns import as_text
+from annotary.curation._arrays import buffer_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -28,39 +28,6 @@ _STEP = 0xD1342543DE82EF95
 _ABSENT = 0x2545F4914F6CDD1D
 _AT_ONCE = 2**20  # bytes, of which the powers are kept
 _MASK = 2**64 - 1
-
-
-class Buffer(NamedTuple):
-    """Texts in Arrow's layout.
-
-    Attributes:
-        data: uint8[bytes], UTF-8.
-        offsets: int[n + 1]; text k is `data[offsets[k]:offsets[k + 1]]`.
-        is_valid: bool[n], whether there is a text; None where all are.
-    """
-
-    data: npt.NDArray[np.uint8]
-    offsets: npt.NDArray[np.int64] | npt.NDArray[np.int32]
-    is_valid: npt.NDArray[np.bool_] | None
-
-
-def buffer_of(array: pa.Array) -> Buffer:
-    """The texts of a column, without a copy where they have Arrow's layout of strings."""
-    array = as_text(array)
-    wide = str(array.type) == "large_string"
-    _, offsets, data = array.buffers()
-    kind = np.int64 if wide else np.int32
-    if offsets is None or not offsets.size:
-        starts: Any = np.zeros(len(array) + 1, kind)
-    else:
-        starts = np.frombuffer(offsets, kind)[array.offset : array.offset + len(array) + 1]
-    text = (
-        np.frombuffer(data, np.uint8) if data is not None and data.size else np.empty(0, np.uint8)
-    )
-    is_valid = None
-    if array.null_count:
-        is_valid = np.asarray(array.is_valid().to_numpy(zero_copy_only=False), np.bool_)
-    return Buffer(text, starts, is_valid)
 
 
 def draws(seed: int, columns: Sequence[pa.Array]) -> npt.NDArray[np.float64]:

@@ -76,7 +76,7 @@ def build(
     facts: dict[str, Any] = {
         "entries": len(texts),
         "language": language,
-        "digest": _digest(texts, rule),
+        "digest": digest_of(texts, rule),
         "inner": inner,
         "first_entry": first_entry,
         "entry_states": entry_states,
@@ -254,7 +254,8 @@ def _fixed(words: HashTable) -> Values:
     return np.append(words.find(spelt | FILL[1]), np.uint32(NONE))
 
 
-def _digest(texts: Sequence[str], rule: int) -> str:
+def digest_of(texts: Sequence[str], rule: int) -> str:
+    """What changes with the entries and with the rule."""
     data, offsets = _units.joined_bytes(texts)
     digest = hashlib.blake2b(f"annotary entries, rule {rule}\n".encode(), digest_size=16)
     digest.update(offsets.astype("<i8").tobytes())

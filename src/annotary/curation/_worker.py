@@ -34,6 +34,8 @@ def main() -> None:
     except Exception as error:  # noqa: BLE001 - such as a step of a module that is not found here
         tell(_bug(error))
         return
+    _import_what_is_needed()
+
     parts: queue.SimpleQueue[Any] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(tasks, parts), daemon=True).start()
     while True:
@@ -47,6 +49,15 @@ def prepare() -> None:
 
         pyarrow.set_cpu_count(1)
         pyarrow.set_io_thread_count(1)
+
+
+def _import_what_is_needed() -> None:
+    """Import what reads and writes tables, while the parts are waited for."""
+    with contextlib.suppress(ImportError):
+        import pyarrow.compute
+        import pyarrow.parquet
+
+        from annotary.curation import _rows  # noqa: F401
 
 
 def answer(step: Any, part: Any, folder: Path) -> tuple[str, Any]:

@@ -33,7 +33,12 @@ Finish = Callable[[Part, Any], None]
 
 
 def run_in_processes(
-    step: Any, parts: Sequence[Part], folder: Path, workers: int, finish: Finish
+    step: Any,
+    parts: Sequence[Part],
+    folder: Path,
+    workers: int,
+    finish: Finish,
+    prepare: Callable[[], None],
 ) -> None:
     """Do a step for parts in several processes.
 
@@ -43,6 +48,7 @@ def run_in_processes(
         folder: Where it is written.
         workers: How many processes.
         finish: Is told, in the caller's thread, what came of each part.
+        prepare: Is called before the first part is begun, while the processes start.
 
     Raises:
         AnnotaryError: The step cannot go on.
@@ -53,6 +59,9 @@ def run_in_processes(
     done: queue.SimpleQueue[tuple[Part | None, Any]] = queue.SimpleQueue()
     hands = [_Hand(step, folder, waiting, done) for _ in range(workers)]
     try:
+        for hand in hands:
+            hand.start_process()
+        prepare()
         for hand in hands:
             hand.start()
         left = len(parts)
@@ -114,6 +123,10 @@ class _Hand(threading.Thread):
         self._must_stop = False
         self._lock = threading.Lock()
 
+    def start_process(self) -> None:
+        """Start the process, which imports what the step needs while nothing is asked of it."""
+        self._process_at_hand()
+
     def run(self) -> None:
         """Give parts until there are none."""
         try:
@@ -170,6 +183,7 @@ class _Hand(threading.Thread):
                 try:
                     assert self._process.stdin is not None
                     self._process.stdin.write(self._job)
+                    self._process.stdin.flush()
                 except OSError:  # it has ended already: whoever waits for its answer finds out
                     pass
             return self._process

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from annotary.curation._arrays import column_of
 from annotary.curation._balance_report import shares
 from annotary.curation._draws import draws
 from annotary.curation.columns import ENTRIES, as_text, id_columns, refuse_column
@@ -57,6 +58,7 @@ from annotary.curation.tables import (
     column_types,
     find_parts,
     no_column,
+    sound_part,
 )
 from annotary.errors import UsageError
 from annotary.sinks import write_atomically
@@ -244,8 +246,6 @@ class BalanceStep:
         part: Part,
     ) -> pa.RecordBatch:
         """The rows of which a text is kept; texts that are not are taken out of them."""
-        import pyarrow as pa
-
         ids = [_column(batch, name, part) for name in self._ids]
         is_kept_row = np.zeros(batch.num_rows, np.bool_)
         is_matched_row = np.zeros(batch.num_rows, np.bool_)
@@ -266,12 +266,12 @@ class BalanceStep:
             is_kept_row |= is_kept
             if self._is_online:
                 refuse_column(part, batch, name + PROBABILITY, "balanced")
-                batch = batch.append_column(name + PROBABILITY, pa.array(chance))
+                batch = batch.append_column(name + PROBABILITY, column_of(chance))
             elif len(self._columns) > 1:
                 batch = _without(batch, (name, name + ENTRIES), is_kept)
         tally.drop("no entry matched", int((~is_matched_row).sum()))
         tally.drop("not drawn", int((is_matched_row & ~is_kept_row).sum()))
-        return batch.filter(pa.array(is_kept_row))
+        return batch.filter(column_of(is_kept_row))
 
     def _place(self, folder: Path) -> Path:
         return folder / STATE / f"counts-{self._digest}.npy"
@@ -321,9 +321,9 @@ class SampleStep:
                     luck = draws(_SAMPLE_SEED, [*ids, _column(batch, name, part)])
                     is_taken = (luck < self._share) & (np.diff(offsets) > 0)
                     lists = pa.ListArray.from_arrays(
-                        pa.array(offsets.astype(np.int32)), pa.array(entries)
+                        column_of(offsets.astype(np.int32)), column_of(entries)
                     )
-                    taken = lists.filter(pa.array(is_taken))
+                    taken = lists.filter(column_of(is_taken))
                     writer.write(pa.RecordBatch.from_arrays([taken], ["entries"]))
             tally.rows_out = writer.rows
         return tally
@@ -371,8 +371,9 @@ def balance(
             f"these are counts of {len(counts):,} entries, but {matched} has matches of {told['entries']:,}"
         )
     parts = find_parts([matched] if tables is None else tables)
-    columns = _matched_columns(parts[0], told["text_columns"])
-    ids = id_columns(parts[0], options.id)
+    first = sound_part(parts)
+    columns = _matched_columns(first, told["text_columns"])
+    ids = id_columns(first, options.id)
     t = choose_t(counts, options, told, parts, columns, ids, folder, steps)
     step = BalanceStep(counts, t, columns, ids, options)
     result = run_step(step, parts, folder, steps, on_part=on_part)
@@ -552,7 +553,7 @@ def _without(
             empty: Any = pa.scalar([], column.type)
         else:
             empty = pa.scalar(None, column.type)
-        batch = batch.set_column(place, name, compute.if_else(pa.array(is_kept), column, empty))
+        batch = batch.set_column(place, name, compute.if_else(column_of(is_kept), column, empty))
     return batch
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,14 @@ from annotary.curation.steps import (
     run_step,
     take_folder,
 )
-from annotary.curation.tables import BrokenPart, Part, Rows, column_types, find_parts, no_column
+from annotary.curation.tables import (
+    Part,
+    Rows,
+    column_types,
+    find_parts,
+    no_column,
+    sound_part,
+)
 from annotary.errors import UsageError
 from annotary.runtime import RuntimeOptions
 
@@ -215,7 +222,7 @@ def _planning(
     Raises:
         UsageError: A column or an evaluation set is not there.
     """
-    first = _readable(parts)
+    first = sound_part(parts)
     ways = [way for way in options.ways if way not in IMAGE_WAYS]
     if options.against_texts and "text" not in ways:
         ways.append("text")
@@ -251,15 +258,6 @@ def _planning(
             *([path, text_digest(path)] for path in text_sets),
         ],
     )
-
-
-def _readable(parts: Sequence[Part]) -> Part:
-    """The first part that is not broken; if all are, the first."""
-    for part in parts:
-        with suppress(BrokenPart):
-            column_types(part)
-            return part
-    return parts[0]
 
 
 def _settings(planning: Planning, options: DedupOptions) -> dict[str, Any]:

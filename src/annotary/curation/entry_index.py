@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from annotary.curation import _units
 from annotary.curation._hash_table import MULTIPLIER, NONE, HashTable, pair_keys
-from annotary.curation._tree import FILL, WORD, build, padded_bytes, pieces_of
+from annotary.curation._tree import FILL, WORD, build, digest_of, padded_bytes, pieces_of
 from annotary.curation._units import Bytes, Places, Units
 from annotary.curation.entries import Entries, language_rule
 from annotary.errors import OutputError, UsageError
@@ -95,6 +95,15 @@ class EntryIndex:
         self._entry_states = np.uint32(facts["entry_states"])
         self._longest: int = facts["longest"]
         self._is_by_character = language_rule(self.language) == 2
+
+    @staticmethod
+    def digest_of(entries: Entries | Sequence[str], *, language: str | None = None) -> str:
+        """The digest that an index of these entries has, without making it.
+
+        Raises:
+            UsageError: No such language.
+        """
+        return digest_of(list(entries), language_rule(language))
 
     @classmethod
     def build(

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from annotary.curation._draws import buffer_of
+from annotary.curation._arrays import buffer_of, column_of
 from annotary.curation.columns import ENTRIES, is_list, is_text, refuse_column, text_columns
 from annotary.curation.entries import Entries
 from annotary.curation.entry_index import EntryIndex
@@ -40,6 +40,7 @@ from annotary.curation.tables import (
     Rows,
     find_parts,
     no_column,
+    sound_part,
 )
 from annotary.errors import OutputError, UsageError
 from annotary.sinks import write_atomically
@@ -72,22 +73,31 @@ class MatchStep:
     """The step of matching.
 
     Args:
-        index: The entries.
+        entries: What is looked for.
+        language: Which rule.
         columns: The columns with texts.
         is_matched_only: Whether rows without any match are left out.
     """
 
     name = "match"
 
-    def __init__(self, index: EntryIndex, columns: Sequence[str], *, is_matched_only: bool) -> None:
-        self._index: EntryIndex | None = index
-        self._digest = index.digest
+    def __init__(
+        self,
+        entries: Entries,
+        language: str | None,
+        columns: Sequence[str],
+        *,
+        is_matched_only: bool,
+    ) -> None:
+        self._entries: Entries | None = entries
+        self._language = language
+        self._digest = EntryIndex.digest_of(entries, language=language)
         self._columns = tuple(columns)
         self._is_matched_only = is_matched_only
 
     def __getstate__(self) -> dict[str, Any]:
         # Workers map the index into memory from its files, so that all share it.
-        return {**self.__dict__, "_index": None}
+        return {**self.__dict__, "_entries": None}
 
     def settings(self) -> dict[str, Any]:
         """What the matches depend on."""
@@ -99,17 +109,25 @@ class MatchStep:
 
     def prepare(self, folder: Path) -> None:
         """Put the index where workers find it; what was counted before is no longer all there is."""
-        assert self._index is not None
         (folder / COUNTS).unlink(missing_ok=True)
+        self.prepare_index(folder)
+
+    def prepare_index(self, folder: Path) -> None:
+        """Put the index where workers find it, unless it is there."""
+        assert self._entries is not None
         place = _index_folder(folder, self._digest)
         try:
             EntryIndex.load(place)  # of an earlier run, or of another machine that reads it now
         except UsageError:
-            self._index.save(place)
+            EntryIndex.build(self._entries, language=self._language).save(place)
+
+    def index(self, folder: Path) -> EntryIndex:
+        """The index, from its files."""
+        return _loaded(_index_folder(folder, self._digest))
 
     def run(self, part: Part, target: Path) -> Tally:
         """Match the texts of a part, and count."""
-        index = _loaded(_index_folder(target.parent, self._digest))
+        index = self.index(target.parent)
         counts = np.zeros(index.entries, np.uint64)
         tally = Tally(beside={"texts": 0, "texts_matched": 0, "matches": 0})
         rows = Rows(part)
@@ -133,8 +151,8 @@ class MatchStep:
             refuse_column(part, batch, name + ENTRIES, "matched")
             texts = buffer_of(_text_column(batch, name, part))
             found = index.match_buffer(*texts)
-            offsets = pa.array(found.offsets.astype(np.int32))
-            lists = pa.ListArray.from_arrays(offsets, pa.array(found.entries))
+            offsets = column_of(found.offsets.astype(np.int32))
+            lists = pa.ListArray.from_arrays(offsets, column_of(found.entries))
             batch = batch.append_column(name + ENTRIES, lists)
             sizes = np.diff(found.offsets)
             is_matched |= sizes > 0
@@ -145,7 +163,7 @@ class MatchStep:
             tally.beside["matches"] += int(found.offsets[-1])
         if self._is_matched_only and not is_matched.all():
             tally.drop("no entry matched", int((~is_matched).sum()))
-            batch = batch.filter(pa.array(is_matched))
+            batch = batch.filter(column_of(is_matched))
         return batch
 
     def _unrolled(
@@ -191,15 +209,16 @@ def match(
     """
     options = options or MatchOptions()
     parts = find_parts(tables)
-    columns = text_columns(parts[0], options.text_column)
-    index = EntryIndex.build(entries, language=options.language)
-    step = MatchStep(index, columns, is_matched_only=options.matched_only)
+    columns = text_columns(sound_part(parts), options.text_column)
+    step = MatchStep(entries, options.language, columns, is_matched_only=options.matched_only)
     result = run_step(step, parts, folder, steps, on_part=on_part)
     if not result.is_complete:
         return result  # whoever does the last part counts: others would write less than that, and later
-    counts = added_counts(folder, result.tallies, index.entries)
+    counts = added_counts(folder, result.tallies, len(entries))
     save_array(folder / COUNTS, counts)
     write_atomically(folder / ENTRY_LIST, json.dumps(list(entries), ensure_ascii=False))
+    step.prepare_index(folder)
+    index = step.index(folder)
     facts = {
         "text_columns": list(columns),
         "language": options.language,

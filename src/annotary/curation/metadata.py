@@ -320,7 +320,7 @@ class _Building:
         """Words and pairs of words of captions."""
         from annotary.curation._caption_counts import count_captions
         from annotary.curation.columns import text_columns
-        from annotary.curation.tables import find_parts
+        from annotary.curation.tables import find_parts, sound_part
 
         if self._rules.language in LANGUAGES_WITHOUT_SPACES:
             raise UsageError(
@@ -331,7 +331,7 @@ class _Building:
             self._on_source("captions")
             parts = find_parts(self._sources.captions)
             tables = list(dict.fromkeys(Path(part.file) for part in parts))
-            columns = text_columns(parts[0], self._sources.text_column)
+            columns = text_columns(sound_part(parts), self._sources.text_column)
             found = count_captions(parts, columns, words, pairs)
             self._broken = found.broken
             reading = _Reading(tables, read=found.texts)

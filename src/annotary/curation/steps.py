@@ -221,9 +221,6 @@ def run_step(
         if on_part is not None:
             on_part(done, outcome)
 
-    prepare = getattr(step, "prepare", None)
-    if left and prepare is not None:
-        prepare(folder)
     execute(step, left, folder, options, finish)
     return state.report(parts, tallies, failed, done_before, started)
 
@@ -249,19 +246,25 @@ def execute(
     """Do a step for some parts, wherever the options say."""
     if not parts:
         return
+    prepare: Callable[[Path], None] = getattr(step, "prepare", _prepare_nothing)
+    workers = min(len(parts), options.workers or available_cores())
+    if options.executor == "local" and workers > 1:
+        from annotary.curation._workers import run_in_processes
+
+        run_in_processes(step, parts, folder, workers, finish, lambda: prepare(folder))
+        return
+    prepare(folder)
     if options.executor == "ray":
         from annotary.curation._on_ray import run_on_ray
 
         run_on_ray(step, parts, folder, options, finish)
         return
-    workers = min(len(parts), options.workers or available_cores())
-    if workers == 1:
-        for part in parts:
-            finish(part, do_part(step, part, folder))
-        return
-    from annotary.curation._workers import run_in_processes
+    for part in parts:
+        finish(part, do_part(step, part, folder))
 
-    run_in_processes(step, parts, folder, workers, finish)
+
+def _prepare_nothing(folder: Path) -> None:
+    """Most steps need nothing."""
 
 
 def do_part(step: Step, part: Part, folder: Path) -> Tally | Failure:

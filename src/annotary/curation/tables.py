@@ -12,7 +12,7 @@ import hashlib
 import os
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from types import TracebackType
@@ -124,6 +124,15 @@ def column_types(part: Part) -> dict[str, pa.DataType]:
         BrokenPart: It cannot be read.
     """
     return {field.name: field.type for field in Rows(part).schema}
+
+
+def sound_part(parts: Sequence[Part]) -> Part:
+    """The first part that is not broken, which tells the columns of all; if all are broken, the first."""
+    for part in parts:
+        with suppress(BrokenPart):
+            column_types(part)
+            return part
+    return parts[0]
 
 
 class Rows:
