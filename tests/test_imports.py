@@ -74,7 +74,17 @@ NEEDS_EXTRAS = {
     "annotary.models._transformers_loading",
     "annotary.models._transformers_towers",
     "annotary.autodistill",
-    "annotary.training",
+    "annotary.training.augmentation",
+    "annotary.training.captioner",
+    "annotary.training.checkpoints",
+    "annotary.training.contrastive",
+    "annotary.training.distributed",
+    "annotary.training.loading",
+    "annotary.training.losses",
+    "annotary.training.network",
+    "annotary.training.optimisers",
+    "annotary.training.tagger",
+    "annotary.training.trainer",
 }
 """Modules, and packages with all below them, that only the extras bring to life."""
 
