@@ -217,7 +217,7 @@ _SYLLABLES = [c + v + e for c in "bdfgklmnprstvz" for v in "aeiou" for e in ("",
 
 
 def captions_of(entries: Entries, count: int, seed: int) -> list[str]:
-    """Captions: words by Zipf's law, of which some are no entry, some are entries of several words, and some have marks."""
+    """Captions: words by Zipf's law; some are no entry, some are entries of several words, some have marks."""
     generator = np.random.default_rng(seed)
     pool = np.array(
         [*FREQUENT, *(entries[i] for i in np.random.default_rng(5).permutation(len(entries)))]

@@ -55,7 +55,7 @@ def _import_what_is_needed() -> None:
     """Import what reads and writes tables, while the parts are waited for."""
     with contextlib.suppress(ImportError):
         import pyarrow.compute
-        import pyarrow.parquet
+        import pyarrow.parquet  # noqa: F401
 
         from annotary.curation import _rows  # noqa: F401
 
