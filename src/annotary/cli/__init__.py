@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import signal
 import sys
 import threading
@@ -18,10 +17,8 @@ from typing import NoReturn
 import click
 
 from annotary import __version__, registry
+from annotary.cli._groups import summary_in
 from annotary.errors import AnnotaryError, UnknownName, UsageError
-
-_SHORT_HELP = re.compile(r'^@click\.\w+\(.*?\bshort_help="([^"\\]*)"', re.M | re.S)
-"""In the file of a command, whose first click command or group is itself."""
 
 
 class Stopped(AnnotaryError):
@@ -54,9 +51,9 @@ class _Commands(click.Group):
     def _summary(self, ctx: click.Context, name: str, room: int) -> str:
         """What a command does, from its file where it says it: all of them would take a second to import."""
         source = registry.source("cli", name)
-        told = None if source is None else _SHORT_HELP.search(source)
+        told = summary_in(source)
         if told is not None:
-            return told.group(1)
+            return told
         command = self.get_command(ctx, name)
         return "" if command is None else command.get_short_help_str(room)
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-
 import click
+
+from annotary.cli._groups import LazyGroup
 
 _MODULES = {
     "metadata": "_curate_metadata",
@@ -18,21 +18,12 @@ _MODULES = {
 }
 
 
-class _Steps(click.Group):
-    """Imports a step when it is asked for: the list of all commands needs none of it."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(_MODULES)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in _MODULES:
-            return None
-        command = import_module(f"annotary.cli.{_MODULES[cmd_name]}").command
-        assert isinstance(command, click.Command)
-        return command
-
-
-@click.group("curate", cls=_Steps, short_help="Choose the pairs of images and texts to train on.")
+@click.group(
+    "curate",
+    cls=LazyGroup,
+    modules=_MODULES,
+    short_help="Choose the pairs of images and texts to train on.",
+)
 def command() -> None:
     """Choose, out of many pairs of images and texts, those that are worth training on.
 
