@@ -48,7 +48,10 @@ MAY_IMPORT = {
         *("tasks", "sources", "sinks", "images", "cards", "records", "errors", "registry"),
         *("runtime", "models", "pipeline"),
     },
-    "training": {"models", "preprocess", "records", "cards", "errors", "images", "runtime"},
+    "training": {
+        *("tasks", "sources", "sinks", "images", "preprocess", "cards", "records", "errors"),
+        *("runtime", "models", "catalog", "evaluation"),
+    },
     "evaluation": {"tasks", "sources", "cards", "records", "errors"},
     "export": {
         *("models", "sources", "images", "preprocess", "cards", "records", "errors"),
