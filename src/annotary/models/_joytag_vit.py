@@ -241,8 +241,8 @@ def check_stem(layers: tuple[StemLayer, ...], config: JoyTagConfig) -> None:
             )
 
 
-class JoyTagViT(nn.Module):
-    """The network. Its tensors have the names of the reference's checkpoints.
+class JoyTagBody(nn.Module):
+    """The network's parts, and the way from images to their embedding. Its tensors have the names of checkpoints.
 
     Args:
         config: The architecture.
@@ -260,31 +260,36 @@ class JoyTagViT(nn.Module):
         if not config.use_sine:
             patches = (config.image_size // config.patch_size) ** 2
             self.pos_embedding = LearnedPositions(patches, width)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_blocks))
+        self.blocks = nn.ModuleList(self._block() for _ in range(config.num_blocks))
         self.norm = nn.LayerNorm(width, eps=_NORM_EPSILON)
         self.head = nn.Linear(width, config.n_tags)
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Logits [b, t] and the embedding [b, d] of images [b, 3, h, w], RGB, normalised as JoyTag's are.
+    def _block(self) -> nn.Module:
+        """One block, from tokens [b, n, d] to tokens [b, n, d]."""
+        return Block(self.config)
 
-        The embedding is the mean of the normalised tokens, which the head reads; None with `head_mean_after`.
+    def placed_tokens(self, image: Tensor) -> Tensor:
+        """Tokens [b, n, d] of images [b, 3, h, w] with their places added, row by row.
 
         Raises:
             ModelError: The height or the width is not a multiple of the patch, or does not fit learned positions.
         """
         rows, columns = self.check_size(image.shape[2], image.shape[3])
-        tokens = self.patch_embeddings(image).flatten(2).transpose(1, 2)
+        tokens = cast(Tensor, self.patch_embeddings(image)).flatten(2).transpose(1, 2)
         if self.config.use_sine:
-            tokens = tokens + sine_positions(rows, columns, self.config.d_model).to(tokens)
-        else:
-            tokens = self.pos_embedding(tokens)
+            return tokens + sine_positions(rows, columns, self.config.d_model).to(tokens)
+        return cast(Tensor, self.pos_embedding(tokens))
+
+    def embed(self, image: Tensor) -> Tensor:
+        """The embedding [b, d] of images [b, 3, h, w]: the mean of the normalised tokens, which the head reads.
+
+        Raises:
+            ModelError: As `placed_tokens`.
+        """
+        tokens = self.placed_tokens(image)
         for block in self.blocks:
             tokens = block(tokens)
-        # The mean of what a linear head makes of the tokens is what it makes of their mean, so `head_mean_after` needs
-        # no other arithmetic; only the reference gives no embedding then.
-        embedding = self.norm(tokens).mean(dim=1)
-        logits = self.head(embedding)
-        return logits, None if self.config.head_mean_after else embedding
+        return cast(Tensor, self.norm(tokens).mean(dim=1))
 
     def check_size(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns of tokens for an image of this size in pixels.
@@ -344,6 +349,24 @@ class JoyTagViT(nn.Module):
         }
         self.load_state_dict(exact, assign=True)
         self.requires_grad_(requires_grad=False)
+
+
+class JoyTagViT(JoyTagBody):
+    """The network for use."""
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Logits [b, t] and the embedding [b, d] of images [b, 3, h, w], RGB, normalised as JoyTag's are.
+
+        The embedding is None with `head_mean_after`.
+
+        Raises:
+            ModelError: As `placed_tokens`.
+        """
+        embedding = self.embed(image)
+        # The mean of what a linear head makes of the tokens is what it makes of their mean, so `head_mean_after` needs
+        # no other arithmetic; only the reference gives no embedding then.
+        logits = self.head(embedding)
+        return logits, None if self.config.head_mean_after else embedding
 
 
 class ConvolutionalStem(nn.Module):
