@@ -162,9 +162,18 @@ class ScheduleRecipe:
 class AugmentationRecipe:
     """How images are changed before they are seen."""
 
-    kind: Literal["trivial2", "trivial", "randaugment", "sw", "none"] = "trivial2"
+    kind: Literal["trivial2", "trivial", "rand", "sw", "none"] = "trivial2"
     """TrivialAugment with all of its operations, with the reference's first level, RandAugment, the changes of
     SmilingWolf's taggers, or none."""
+
+    operations: int = 2
+    """Of `rand`: how many operations, one after the other."""
+
+    magnitude: int = 9
+    """Of `rand`: how strong they are, 0 to 30."""
+
+    cutout: float = 0.0
+    """Side of a square that is covered, as a share of the image's, 0..1; 0 covers none."""
 
     flip: float = 0.0
     """Probability that an image is mirrored, 0..1; the reference mirrors none."""
@@ -174,8 +183,11 @@ class AugmentationRecipe:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        if not 0.0 <= self.flip <= 1.0 or self.mixup < 0:
-            raise ValueError("flip must be in 0..1, and mixup 0 or more")
+        _at_least(self, 0, "operations")
+        if not 0 <= self.magnitude <= 30:
+            raise ValueError(f"magnitude must be in 0..30, but got {self.magnitude}")
+        if not 0.0 <= self.flip <= 1.0 or not 0.0 <= self.cutout <= 1.0 or self.mixup < 0:
+            raise ValueError("flip and cutout must be in 0..1, and mixup 0 or more")
 
 
 @dataclass(frozen=True)
