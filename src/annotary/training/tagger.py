@@ -1,7 +1,7 @@
 """Trains taggers: independent probabilities for many tags, from features that were computed once.
 
-This is the first part of the room: a linear or one-hidden-layer head on cached features, the two losses, training that
-resumes exactly, and metrics per tag. The loss `focal` with a scale of 256 is JoyTag's ("focal2" of its ``Models.py``).
+A linear or one-hidden-layer head on cached features, two of the losses of `losses.py`, and training that resumes
+exactly. The loss `focal` with a scale of 256 is JoyTag's ("focal2" of its ``Models.py``).
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from annotary.training.losses import tagging_loss
 
 Loss = Literal["bce", "focal"]
 
@@ -160,33 +162,6 @@ class TaggerHead(nn.Module):
         positives = (data.targets * weights).sum(0) + 0.5
         negatives = ((1 - data.targets) * weights).sum(0) + 0.5
         self.last.bias.copy_(torch.log(positives / negatives))
-
-
-def tagging_loss(
-    logits: Tensor,
-    targets: Tensor,
-    *,
-    kind: Loss = "bce",
-    gamma: float = 2.0,
-    scale: float = 1.0,
-    weights: Tensor | None = None,
-) -> Tensor:
-    """Return the mean loss over all known targets, a scalar.
-
-    Args:
-        logits: ``[n, t]``.
-        targets: ``[n, t]``, 0..1.
-        kind: `bce` or `focal`.
-        gamma: Exponent of the focal loss.
-        scale: Multiplies the result.
-        weights: ``[n, t]``, 0 or more; the mean is weighted by them.
-    """
-    loss = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
-    if kind == "focal":
-        loss = loss * (torch.sigmoid(logits) - targets).abs().pow(gamma)
-    if weights is None:
-        return loss.mean() * scale
-    return (loss * weights).sum() / weights.sum().clamp(min=1e-12) * scale
 
 
 class TaggerTraining:
