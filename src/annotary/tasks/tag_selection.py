@@ -120,7 +120,7 @@ class TagSelector:
         self._rules = rules or TagRules()
         self._vocabulary = vocabulary
         self._ruled = RuledNames(vocabulary, self._rules)
-        self._thresholds = _thresholds(vocabulary, options, name)
+        self._thresholds = thresholds_of(vocabulary, options, name)
         categories = np.asarray(vocabulary.categories, dtype=object)
         is_rating = np.asarray(categories == RATING, dtype=np.bool_)
         kept = self._kept()
@@ -257,10 +257,19 @@ def _best_first(places: npt.NDArray[np.intp], scores: npt.NDArray[np.float32]) -
     return order
 
 
-def _thresholds(
+def thresholds_of(
     vocabulary: Vocabulary, options: TaggingOptions, name: str
 ) -> npt.NDArray[np.float32]:
-    """One threshold a tag, float32[t]."""
+    """One threshold a tag, float32[t].
+
+    Args:
+        vocabulary: Of the tags.
+        options: By which thresholds tags are chosen.
+        name: What the vocabulary is called in messages.
+
+    Raises:
+        UsageError: Options do not fit the vocabulary; the message says what would.
+    """
     known = vocabulary.thresholds
     if options.threshold is None and not options.mcut and (options.preset or known):
         preset = options.preset or DEFAULT_PRESET
