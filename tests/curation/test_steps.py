@@ -464,6 +464,20 @@ def test_shares_complete_each_other(tmp_path, log):
     assert tree(out) == tree(tmp_path / "plain")
 
 
+def test_what_is_not_finished_is_no_input(tmp_path, log):
+    inputs, out = make_tables(tmp_path / "in", 12), tmp_path / "out"
+    result = run(log, inputs, out, shard="1/3")
+    with pytest.raises(
+        UsageError, match=f"out lacks {result.missing} parts: first give the command"
+    ):
+        find_parts([out])
+    (out / REPORT).unlink()  # as where it was killed
+    with pytest.raises(UsageError, match="out was not written to its end"):
+        find_parts([out])
+    run(log, inputs, out)
+    assert len(find_parts([out])) == 12
+
+
 def test_the_last_of_shares_at_once_reports_for_all(tmp_path, log):
     inputs = make_tables(tmp_path / "in", 8)
     run(log, inputs, tmp_path / "plain")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import json
 import os
 import zlib
 from collections.abc import Iterator, Sequence
@@ -95,7 +96,8 @@ def find_parts(paths: Sequence[str | os.PathLike[str]]) -> list[Part]:
 
     Raises:
         NothingToDo: There is no table.
-        UsageError: One is not there, or is no table, or two would be written under one name.
+        UsageError: One is not there, or is no table, or two would be written under one name; a folder is of a step that
+            has not come to its end.
     """
     arrow()
     named: dict[str, str] = {}
@@ -364,6 +366,7 @@ def _tables(paths: Sequence[str | os.PathLike[str]]) -> Iterator[tuple[str, str]
     """Every table, and what is written of it is called."""
     for path in (os.fspath(path) for path in paths):
         if kind_of(path) == "folder":
+            _refuse_unfinished(Path(path))
             yield from _tables_below(path)
             continue
         for file in [path] if kind_of(path) else expand(path):
@@ -395,6 +398,22 @@ def _tables_below(folder: str) -> Iterator[tuple[str, str]]:
 def _is_of_a_step(folder: Path) -> bool:
     """Whether a step has written a folder: what was made of tables is not among them, unless it is named."""
     return (folder / "_state" / "settings.json").is_file()
+
+
+def _refuse_unfinished(folder: Path) -> None:
+    """A step that was killed, or of which a machine has done its share alone, has written only some of its rows."""
+    if not _is_of_a_step(folder):
+        return
+    try:
+        missing = json.loads((folder / "_report.json").read_text("utf-8")).get("parts_missing")
+    except FileNotFoundError:
+        told = "was not written to its end"
+    except (OSError, ValueError, AttributeError):
+        return  # it is there, so there was an end
+    else:
+        told = f"lacks {missing:,} parts" if missing else ""
+    if told:
+        raise UsageError(f"{folder} {told}: first give the command again that writes it")
 
 
 def _suffix(name: str) -> str | None:
