@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,13 @@ _NAMED_AT_MOST = 5
 _NUMBER = re.compile(r"(\blayers?\.)\d+(?=\.)")
 
 
-def load_network(directory: Path, kind: str) -> Any:
+def load_network(directory: Path, kind: str, settings: Mapping[str, Any] | None = None) -> Any:
     """A network in float32, ready to be asked.
 
     Args:
         directory: With `config.json` and weights.
         kind: The name of its class in transformers, such as `CLIPModel`.
+        settings: What differs from `config.json`, or what else the class is made with.
 
     Raises:
         MissingExtra: transformers is not installed.
@@ -47,6 +48,7 @@ def load_network(directory: Path, kind: str) -> Any:
                 dtype=torch.float32,
                 ignore_mismatched_sizes=True,  # they are named below
                 output_loading_info=True,
+                **(settings or {}),
             )
         except Exception as error:  # transformers raises whatever its parts raise
             told_error = _first_line(error)

@@ -6,7 +6,8 @@ in `_joytag_vit.py`.
 A directory holds `top_tags.txt`, one tag on each line in the order of the outputs, and the weights in one or more
 forms: `model.onnx`, which runs without torch, or `config.json` with `model.safetensors` or `model.pt` for torch. What
 differs here: the sigmoid is computed in float32 (the reference's example does it in float16), nothing is dropped from
-transparent images (they stand on white), and files that the reference's own training writes are read, too.
+transparent images (they stand on white), files that the reference's own training writes are read, too, and beside the
+tags there may be a `tags.csv` with their categories and thresholds.
 """
 
 from __future__ import annotations
@@ -22,10 +23,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from annotary.cards import Card, PreprocessSpec, Vocabulary
+from annotary.cards import TAGS_FILE as TABLE_FILE
+from annotary.cards import Card, PreprocessSpec, Vocabulary, read_vocabulary
 from annotary.errors import MissingExtra, ModelError, UsageError
 from annotary.models._onnx_graph import check_input, head_input, read_graph, with_output
 from annotary.models._probabilities import probabilities
+from annotary.models._vision_tagger_files import TAGGER_FILE
 from annotary.runtime import Choice, RuntimeOptions, Session, decide, offers, open_onnx
 
 MODEL_FILE = "model.onnx"
@@ -124,11 +127,12 @@ def _temporary_folder() -> Iterator[Path]:
 
 def files(names: Collection[str], options: RuntimeOptions) -> tuple[str, ...] | None:
     """The files that a run with these options needs; without tags and weights it is not this family's."""
-    if TAGS_FILE not in names:
+    if TAGS_FILE not in names or TAGGER_FILE in names:  # the latter is of a `vision_tagger`
         return None
+    tags = (TAGS_FILE, *((TABLE_FILE,) if TABLE_FILE in names else ()))
     weights = next((name for name in WEIGHT_FILES if name in names), None)
-    in_torch = (TAGS_FILE, CONFIG_FILE, weights) if weights and CONFIG_FILE in names else None
-    in_onnx = (TAGS_FILE, MODEL_FILE) if MODEL_FILE in names else None
+    in_torch = (*tags, CONFIG_FILE, weights) if weights and CONFIG_FILE in names else None
+    in_onnx = (*tags, MODEL_FILE) if MODEL_FILE in names else None
     if options.runtime == "torch":
         return in_torch
     if options.runtime != "auto":
@@ -188,7 +192,7 @@ def load(card: Card, directory: Path, options: RuntimeOptions) -> JoyTag:
     """
     here = [
         name
-        for name in (TAGS_FILE, MODEL_FILE, CONFIG_FILE, *WEIGHT_FILES)
+        for name in (TAGS_FILE, TABLE_FILE, MODEL_FILE, CONFIG_FILE, *WEIGHT_FILES)
         if (directory / name).is_file()
     ]
     chosen = files(here, options) or files(here, RuntimeOptions())
@@ -206,17 +210,35 @@ def load(card: Card, directory: Path, options: RuntimeOptions) -> JoyTag:
 
 
 def read_tags(path: Path, card: Card) -> Vocabulary:
-    """The vocabulary of a `top_tags.txt`: one tag on each line, in the order of the outputs.
+    """The vocabulary of a `top_tags.txt`, with categories and thresholds of a `tags.csv` beside it, if there is one.
 
     Raises:
-        ModelError: It cannot be read, or holds something else.
+        ModelError: One cannot be read, holds something else, or they have other tags.
+    """
+    names = tag_lines(path)
+    try:
+        vocabulary = Vocabulary(names, ("",) * len(names))
+        if (path.parent / TABLE_FILE).is_file():
+            vocabulary = read_vocabulary(path.parent)
+            if vocabulary.names != names:
+                raise ValueError(f"{TABLE_FILE} has other tags, or in another order")
+        return vocabulary.with_thresholds(card.thresholds)
+    except ValueError as error:
+        raise ModelError(f"cannot read the tags of {path}: {error}") from error
+
+
+def tag_lines(path: Path) -> tuple[str, ...]:
+    """The tags of a `top_tags.txt`: one on each line, in the order of the outputs.
+
+    Raises:
+        ModelError: It cannot be read, or holds none.
     """
     try:
         lines = (line.strip() for line in path.read_text(encoding="utf-8-sig").split("\n"))
         names = tuple(line for line in lines if line)
         if not names:
             raise ValueError("it has no tags")
-        return Vocabulary(names, ("",) * len(names)).with_thresholds(card.thresholds)
+        return names
     except (OSError, ValueError) as error:
         raise ModelError(f"cannot read the tags of {path}: {error}") from error
 

@@ -1,0 +1,440 @@
+"""Networks of taggers as they are trained: JoyTag's vision transformer, from chance or from another checkpoint.
+
+What the reference's training adds to the network for use, and this adds to `models._joytag_vit`: stochastic depth
+(Huang et al., 2016; per image, at one rate in all blocks, scaled by what is kept, and once more inside the two-layer
+networks, as in the ``Models.py`` of fpgaminer/joytag), and patch dropout (Li et al., "Scaling Language-Image
+Pre-training via Masking", 2023). What differs here: patches are dropped in training alone (the reference drops them
+always), and blocks can be computed again in the backward pass in place of being kept.
+
+Names of tensors are those of the network for use, and in evaluation mode both give the same bits.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Self, TypeAlias, Union, cast
+
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from annotary.cards import PreprocessSpec
+from annotary.errors import ModelError, UsageError
+from annotary.models import find
+from annotary.models._joytag_vit import (
+    CONFIG_FILE,
+    Block,
+    JoyTagBody,
+    JoyTagConfig,
+    LayerScale,
+    LearnedPositions,
+    load_state,
+    sine_positions,
+)
+from annotary.models.joytag import TAGS_FILE, preprocess_of, tag_lines
+from annotary.training.heads import (
+    HEAD_DEVIATION,
+    HeadReport,
+    StartReport,
+    fill_head,
+    frequency_bias,
+    match_tags,
+)
+from annotary.training.recipe import NetworkRecipe
+
+if TYPE_CHECKING:
+    from annotary.training.backbones import BackboneTagger
+
+TaggerNetwork: TypeAlias = Union["JoyTagTraining", "BackboneTagger"]
+"""What is trained: a module from images float[b, 3, h, w], prepared as its `preprocess` says, to logits [b, t]."""
+
+_LOSS_TYPE = "focal2"
+"""What `config.json` says of the loss where nobody does; the reference's class cannot be made without."""
+
+_OPTIONAL = ("layerscale_init", "head_mean_after", "cnn_stem", "patch_dropout")
+"""Of the settings, those that the reference's class does without."""
+
+
+def build_network(
+    recipe: NetworkRecipe,
+    tags: Sequence[str],
+    start: str | Path | None = None,
+    *,
+    image_size: int = 224,
+    positives: npt.ArrayLike | None = None,
+    images: int = 0,
+    aliases: Mapping[str, str] | None = None,
+    seed: int = 0,
+    loss_type: str = _LOSS_TYPE,
+) -> TaggerNetwork:
+    """The network that a recipe tells, on the processor, in float32, ready to be trained.
+
+    Args:
+        recipe: What it is like. Of a JoyTag that it starts from, the architecture is that of the checkpoint.
+        tags: What is trained, in the order of the outputs.
+        start: What it starts from, in place of what the recipe says: a model's name, or a folder with or without
+            `dir:` before it.
+        image_size: Side of the square images in pixels.
+        positives: [t], how many images have each tag; new tags start at how often they are used.
+        images: How many images there are.
+        aliases: Other names of tags, each with the name that it stands for, for rows of a checkpoint.
+        seed: Of all chance; the same on every process gives the same network.
+        loss_type: What the checkpoint's `config.json` shall say of the loss.
+
+    Raises:
+        UsageError: What it should start from does not exist, or the recipe tells of no network that can be.
+        ModelError: What it should start from is damaged, or cannot be trained so.
+    """
+    source = str(start if start is not None else recipe.start)
+    bias = None if positives is None else frequency_bias(positives, images)
+    generator = torch.Generator().manual_seed(seed)
+    network: TaggerNetwork
+    if recipe.kind == "backbone":
+        from annotary.training.backbones import build_backbone
+
+        network = build_backbone(recipe, tags, source, image_size, bias=bias, aliases=aliases)
+    elif source:
+        network = _joytag_from(source, recipe, tags, image_size, bias, aliases, generator)
+    else:
+        network = _joytag_from_chance(recipe, tags, image_size, bias, generator, loss_type)
+    network.patch_dropout = recipe.patch_dropout
+    network.gradient_checkpointing = recipe.gradient_checkpointing
+    if recipe.freeze == "body":
+        network.freeze_body()
+    return network
+
+
+class JoyTagTraining(JoyTagBody):
+    """JoyTag's network as it is trained.
+
+    Args:
+        config: The architecture; of it `stochdepth_rate` has an effect here.
+
+    Attributes:
+        patch_dropout: Share of the tokens that is left out of each image in training, 0..1 (below 1). It may be
+            changed between steps.
+        gradient_checkpointing: Whether blocks are computed again in the backward pass.
+        is_body_frozen: Whether the head alone is trained; the rest is then always in evaluation mode.
+        start: What it started from.
+    """
+
+    family = "joytag"
+
+    def __init__(self, config: JoyTagConfig) -> None:
+        super().__init__(config)
+        self.patch_dropout = 0.0
+        self.gradient_checkpointing = False
+        self.is_body_frozen = False
+        self.start = StartReport()
+        self._places: Tensor | None
+        self.register_buffer("_places", None, persistent=False)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits [b, t] of images [b, 3, h, w], RGB, prepared as `preprocess` says."""
+        return cast(Tensor, self.head(self.embed(image)))
+
+    def embed(self, image: Tensor) -> Tensor:
+        """The embedding [b, d] of images [b, 3, h, w], which the head reads."""
+        is_body_trained = self.training and not self.is_body_frozen
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.is_body_frozen):
+            tokens = self.placed_tokens(image)
+            if is_body_trained and self.patch_dropout:
+                tokens = without_patches(tokens, self.patch_dropout)
+            for block in self.blocks:
+                if self.gradient_checkpointing and is_body_trained:
+                    tokens = checkpoint(block, tokens, use_reentrant=False)
+                else:
+                    tokens = block(tokens)
+            return cast(Tensor, self.norm(tokens).mean(dim=1))
+
+    def placed_tokens(self, image: Tensor) -> Tensor:
+        """Tokens [b, n, d] of images [b, 3, h, w] with their places added."""
+        rows, columns = self.check_size(image.shape[2], image.shape[3])
+        if (
+            self.training
+        ):  # pixels lie as norms of the stem want them, so that nothing is copied in between
+            image = image.contiguous(memory_format=torch.channels_last)
+        tokens = cast(Tensor, self.patch_embeddings(image)).flatten(2).transpose(1, 2)
+        if not self.config.use_sine:
+            return cast(Tensor, self.pos_embedding(tokens))
+        places = self._places
+        if places is None or (rows, columns) != (self._side(), self._side()):
+            places = sine_positions(rows, columns, self.config.d_model)
+        return tokens + places.to(tokens)
+
+    def train(self, mode: bool = True) -> Self:
+        """Go to training mode, or to evaluation mode; a frozen body stays in the latter."""
+        super().train(mode)
+        if self.is_body_frozen:
+            for name, child in self.named_children():
+                child.train(mode and name == "head")
+        return self
+
+    def freeze_body(self) -> None:
+        """Train the head alone from here on."""
+        self.requires_grad_(requires_grad=False)
+        self.head.requires_grad_(requires_grad=True)
+        self.is_body_frozen = True
+        self.train(self.training)
+
+    @property
+    def image_size(self) -> int:
+        """Side in pixels of the images that it is trained with now."""
+        return self.config.image_size
+
+    def set_image_size(self, side: int) -> None:
+        """Go on with images of another size, between two steps.
+
+        Raises:
+            ModelError: The network cannot take them: its patches do not fit, or its positions are learned.
+        """
+        self.check_size(side, side)
+        self.config = replace(self.config, image_size=side)
+        if self.config.use_sine:
+            places = sine_positions(self._side(), self._side(), self.config.d_model)
+            self._places = places.to(self.head.weight.device)
+
+    @property
+    def preprocess(self) -> PreprocessSpec:
+        """How its images are prepared."""
+        return preprocess_of(self.config.image_size)
+
+    @property
+    def depths(self) -> int:
+        """How many depths `depth_of` tells apart."""
+        return self.config.num_blocks + 2
+
+    def depth_of(self, name: str) -> int:
+        """How deep a parameter lies, for layer-wise decay: 0 is the stem, then the blocks, the last norm and head.
+
+        Args:
+            name: Of `named_parameters`; what wrappers put before it is passed over.
+        """
+        parts = name.split(".")
+        if "blocks" in parts:
+            return int(parts[parts.index("blocks") + 1]) + 1
+        is_before = "patch_embeddings" in parts or "pos_embedding" in parts
+        return 0 if is_before else self.config.num_blocks + 1
+
+    def settings_files(self) -> dict[str, str]:
+        """The files beside the weights that say what the network is: name to text.
+
+        `config.json` holds what the reference's class takes, and nothing else.
+        """
+        table: dict[str, object] = {"class": "ViT"}
+        for entry in fields(self.config):  # the reference's class takes no other keys
+            value = getattr(self.config, entry.name)
+            if entry.name not in _OPTIONAL or value != entry.default:
+                table[entry.name] = value
+        table["loss_type"] = self.config.loss_type or _LOSS_TYPE
+        return {CONFIG_FILE: json.dumps(table, indent="\t") + "\n"}
+
+    def _side(self) -> int:
+        """Tokens along a side of the image."""
+        return self.config.image_size // self.config.patch_size
+
+    def _block(self) -> nn.Module:
+        return TrainingBlock(self.config)
+
+
+class TrainingBlock(Block):
+    """A block that skips its parts for some images in training.
+
+    Args:
+        config: The architecture.
+
+    Attributes:
+        drop_rate: Probability that an image skips a part, 0..1 (below 1).
+    """
+
+    def __init__(self, config: JoyTagConfig) -> None:
+        super().__init__(config)
+        self.drop_rate = config.stochdepth_rate
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Tokens [b, n, d] to tokens [b, n, d]."""
+        if not self.training or not self.drop_rate:
+            return super().forward(tokens)
+        rate = self.drop_rate
+        found = self.skip_init1(self._attention(self.norm1(tokens)))
+        tokens = tokens + drop_images(found, rate)
+        # The reference also skips inside the two-layer network, which leaves the second layer's bias.
+        hidden = functional.gelu(self.mlp.linear1(self.norm2(tokens)))
+        found = self.skip_init2(self.mlp.linear2(drop_images(hidden, rate)))
+        return tokens + drop_images(found, rate)
+
+
+def drop_images(values: Tensor, rate: float) -> Tensor:
+    """Values [b, n, d] with those of some images set to 0, and the others divided by the share that is kept.
+
+    Args:
+        values: Of any floating-point type.
+        rate: Probability that an image's are set to 0, 0..1 (below 1).
+    """
+    keep = 1.0 - rate
+    # Chance is drawn in float32: in half precision keep + chance is rounded up to 1 too often.
+    chance = torch.rand(len(values), 1, 1, device=values.device, dtype=torch.float32)
+    return values * (torch.floor(keep + chance) / keep).to(values)
+
+
+def without_patches(tokens: Tensor, share: float) -> Tensor:
+    """Tokens [b, m, d]: of each image's, others left out by chance; one at least stays.
+
+    Args:
+        tokens: [b, n, d].
+        share: How many are left out, 0..1 (below 1).
+    """
+    batch, count, width = tokens.shape
+    kept = max(1, round(count * (1.0 - share)))
+    order = torch.rand(batch, count, device=tokens.device).argsort(dim=1)[:, :kept]
+    return tokens.gather(1, order[:, :, None].expand(batch, kept, width))
+
+
+@torch.no_grad()
+def initialise(network: JoyTagBody, generator: torch.Generator) -> None:
+    """Set all weights to chance, as networks like this usually start.
+
+    Linear layers and learned positions: a normal distribution of deviation 0.02, cut off at twice that (Dosovitskiy et
+    al., and most since); biases 0. Convolutions before a ReLU or GELU: He's rule; the one that makes the tokens:
+    LeCun's, so that tokens are about as large as the positions that are added. Residual scales: `layerscale_init`, or
+    by depth (CaiT's rule), as the reference has it. Norms: 1 and 0.
+    """
+    convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
+    for module in network.modules():
+        if isinstance(module, nn.Linear):
+            _truncated(module.weight, generator)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            _truncated(module.weight, generator)
+        elif isinstance(module, nn.Conv2d):
+            gain = 1.0 if module is convolutions[-1] else math.sqrt(2.0)
+            inputs = module.weight[0].numel()
+            nn.init.normal_(module.weight, std=gain / math.sqrt(inputs), generator=generator)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.LayerNorm | nn.BatchNorm2d):
+            module.reset_parameters()
+        elif isinstance(module, LayerScale):
+            nn.init.constant_(module.skip, network.config.layer_scale)
+
+
+def _truncated(weight: Tensor, generator: torch.Generator) -> None:
+    limit = 2 * HEAD_DEVIATION
+    nn.init.trunc_normal_(weight, std=HEAD_DEVIATION, a=-limit, b=limit, generator=generator)
+
+
+def resized_positions(weight: Tensor, rows: int) -> Tensor:
+    """Learned positions [n, d] of a square grid, for one of another size [rows * rows, d], by bicubic interpolation."""
+    count, width = weight.shape
+    side = math.isqrt(count)
+    grid = weight.reshape(1, side, side, width).permute(0, 3, 1, 2)
+    grid = functional.interpolate(grid.float(), (rows, rows), mode="bicubic", antialias=rows < side)
+    return grid.permute(0, 2, 3, 1).reshape(rows * rows, width).to(weight)
+
+
+def directory_of(start: str) -> Path:
+    """The folder of a model that training starts from.
+
+    Args:
+        start: A folder, with or without `dir:` before it, or a model's name.
+
+    Raises:
+        UsageError: There is none.
+        ModelError: It cannot be fetched.
+    """
+    path = Path(start.removeprefix("dir:"))
+    if path.is_dir():
+        return path
+    if start.startswith("dir:"):
+        raise UsageError(f"there is no folder {path} to start from")
+    return find(start).directory
+
+
+def _joytag_from_chance(
+    recipe: NetworkRecipe,
+    tags: Sequence[str],
+    image_size: int,
+    bias: Tensor | None,
+    generator: torch.Generator,
+    loss_type: str,
+) -> JoyTagTraining:
+    try:
+        config = JoyTagConfig(
+            n_tags=len(tags),
+            image_size=image_size,
+            num_blocks=recipe.num_blocks,
+            patch_size=recipe.patch_size,
+            d_model=recipe.d_model,
+            mlp_dim=recipe.mlp_dim,
+            num_heads=recipe.num_heads,
+            cnn_stem=recipe.cnn_stem or None,
+            stochdepth_rate=recipe.stochastic_depth,
+            loss_type=loss_type,
+        )
+    except ValueError as error:
+        raise UsageError(f"the recipe's network cannot be: {error}") from error
+    with torch.device("meta"):  # chance is drawn once, from the generator
+        network = JoyTagTraining(config)
+    network.to_empty(device="cpu")
+    initialise(network, generator)
+    fill_head(network.head, bias=bias, generator=generator)
+    network.start = StartReport(head=HeadReport(new=tuple(tags)))
+    network.set_image_size(image_size)
+    return network
+
+
+def _joytag_from(
+    source: str,
+    recipe: NetworkRecipe,
+    tags: Sequence[str],
+    image_size: int,
+    bias: Tensor | None,
+    aliases: Mapping[str, str] | None,
+    generator: torch.Generator,
+) -> JoyTagTraining:
+    directory = directory_of(source)
+    config = JoyTagConfig.from_json(directory / CONFIG_FILE)
+    old_tags = tag_lines(directory / TAGS_FILE)
+    if len(old_tags) != config.n_tags:
+        raise ModelError(
+            f"{directory}: {TAGS_FILE} has {len(old_tags)} tags, but {CONFIG_FILE} says {config.n_tags}"
+        )
+    with torch.device("meta"):
+        network = JoyTagTraining(replace(config, stochdepth_rate=recipe.stochastic_depth))
+    # Copies: the file may go while its weights are trained.
+    network.load_weights({name: value.clone() for name, value in load_state(directory).items()})
+    network.requires_grad_(requires_grad=True)
+    notes = (_fit_positions(network, image_size),) if image_size != config.image_size else ()
+    rows, report = match_tags(old_tags, tags, aliases)
+    old = (network.head.weight.detach(), network.head.bias.detach())
+    network.head = nn.Linear(config.d_model, len(tags))
+    # Rows of new tags are 0 beside ones that know the body: they say how often a tag is used until they know more.
+    deviation = 0.0 if rows else HEAD_DEVIATION
+    fill_head(network.head, bias=bias, deviation=deviation, generator=generator, old=old, rows=rows)
+    network.config = replace(network.config, n_tags=len(tags))
+    network.start = StartReport(source, report, notes)
+    network.set_image_size(image_size)
+    return network
+
+
+def _fit_positions(network: JoyTagTraining, image_size: int) -> str:
+    """Bring a network to another size of images, and tell how."""
+    config = network.config
+    told = f"images have {image_size} pixels a side, and the weights were trained with {config.image_size}"
+    try:
+        network.config = replace(config, image_size=image_size)
+    except ValueError as error:
+        raise ModelError(str(error)) from error
+    if config.use_sine:
+        return told
+    side = image_size // config.patch_size
+    weight = resized_positions(network.pos_embedding.embedding.weight.detach(), side)
+    network.pos_embedding = LearnedPositions(len(weight), config.d_model)
+    network.pos_embedding.embedding.weight = nn.Parameter(weight)
+    return f"{told}; its learned positions were interpolated"
