@@ -244,7 +244,7 @@ def test_counts_of_a_larger_pool(tmp_path, pool):
     ("options", "told"),
     [
         ({}, "t, target_size or tail_share must be said, one of them .--t, --target-size or"),
-        ({"t": 1, "target_size": 5}, "one of them"),
+        ({"t": 1, "target_size": 5}, "must be said, not t and target_size together"),
         ({"t": 0}, "t must be above 0, but got 0"),
         ({"t": float("nan")}, "t must be above 0"),
         ({"target_size": 0}, "target_size must be at least 1"),

@@ -330,6 +330,12 @@ def test_marked_and_not_left_out(tmp_path: Path) -> None:
     assert read_report(tmp_path / "out")["marked: duplicate text"] == 1
     again = dedup([tmp_path / "out"], tmp_path / "again", options, ONE)
     assert "has a column 'duplicate_by' already" in again.total.failures[0].message
+    arguments = ["--by", "text", "--keep-duplicates", "--workers", "1"]
+    told = CliRunner().invoke(
+        command,
+        ["dedup", str(tmp_path / "in"), "--output", str(tmp_path / "told"), *arguments],
+    )
+    assert "2 written; 1 are marked in the column 'duplicate_by'" in told.stderr, told.output
 
 
 def test_rows_are_numbered_in_their_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

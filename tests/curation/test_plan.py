@@ -385,6 +385,28 @@ def test_broken_tables_are_listed_and_the_others_go_on(tmp_path):
     assert isinstance(done.exception, BrokenPart)
 
 
+def test_an_image_that_was_broken_is_told_again(tmp_path):
+    """So that nobody wonders about the exit code of a run that had nothing to do."""
+    (tmp_path / "pairs").mkdir()
+    (tmp_path / "pairs" / "0.jsonl").write_text('{"image": "none.jpg", "caption": "a dog"}\n')
+    file = tmp_path / "pipeline.toml"
+    step = '[[step]]\nuse = "quality"\nneed-image = true\nworkers = 1\n'
+    file.write_text(f'tables = ["pairs"]\noutput = "out"\n{step}')
+    for when in ("in", "done before"):
+        done = CliRunner().invoke(program, ["curate", "run", str(file)])
+        assert done.exit_code == 1
+        assert re.search(rf"1-quality: .*{when}.*; 1 broken, listed in its _fail", done.stderr)
+
+
+def test_an_empty_table_is_listed_and_the_others_go_on(tmp_path):
+    file = declared(make_pairs(tmp_path), PIPELINE.replace("pairs/*.parquet", "pairs"))
+    (tmp_path / "pairs" / "000.jsonl").write_text("")
+    done = CliRunner().invoke(program, ["curate", "run", str(file), "--workers", "1"])
+    assert done.exit_code == 1, done.output
+    assert "1-match: 120 in" in done.stderr
+    assert "000.jsonl" in (tmp_path / "out" / "1-match" / "_failures.jsonl").read_text()
+
+
 def test_a_list_of_entries_is_made_and_used_by_the_match_behind_it(tmp_path):
     make_pairs(tmp_path)
     (tmp_path / "words.tsv").write_text("dog\t500\nboat\t300\nseldom\t2\n", encoding="utf-8")

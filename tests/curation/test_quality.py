@@ -145,6 +145,8 @@ def test_options_stand_above_a_preset_and_0_takes_a_limit_away() -> None:
         {"min_sharpness": float("nan")},
         {"min_language_score": 1.5},
         {"min_words": 9, "max_words": 3},
+        {"min_brightness": 300},
+        {"min_contrast": 128},
         {"preset": "best"},
         {"unknown_language": "maybe"},
     ],

@@ -74,4 +74,7 @@ def _dedup(tables: tuple[str, ...], values: dict[str, Any]) -> int:
     more = ""
     if unreadable:
         more = f"{unreadable:,} of {report['evaluation_images']:,} evaluation images cannot be read"
+    marked = sum(rows for name, rows in result.total.beside.items() if name.startswith("marked: "))
+    if values["keep_duplicates"]:
+        more = f"{marked:,} are marked in the column 'duplicate_by'" + (f"; {more}" if more else "")
     return finish(result, "compared", values, more)

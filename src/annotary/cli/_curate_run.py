@@ -60,7 +60,9 @@ def _run(pipeline: Path, values: dict[str, Any]) -> int:
     if values["check"]:
         check_plan(plan, made(StepOptions, values))
         if not values["quiet"]:
-            tell(f"{len(plan.steps)} steps: {', '.join(step.name for step in plan.steps)}")
+            count = len(plan.steps)
+            names = ", ".join(step.name for step in plan.steps)
+            tell(f"{count} step{'s' if count > 1 else ''}: {names}")
         return 0
     try:
         result = run_plan(
@@ -108,9 +110,9 @@ class _Watcher:
         if self._quiet:
             return
         if outcome.was_done:
-            self.note(f"{step.name}: done before, {outcome.rows_out:,} {_unit(outcome)}")
-            return
-        told = f"{step.name}: {outcome.rows_in:,} in, {outcome.rows_out:,} out in {outcome.seconds:.1f} s"
+            told = f"{step.name}: done before, {outcome.rows_out:,} {_unit(outcome)}"
+        else:
+            told = f"{step.name}: {outcome.rows_in:,} in, {outcome.rows_out:,} out in {outcome.seconds:.1f} s"
         if outcome.failures:
             told += f"; {outcome.failures:,} broken, listed in its _failures.jsonl"
         self.note(told)
@@ -153,6 +155,8 @@ def _tell_result(result: PlanResult, *, is_told: bool) -> None:
 
 def _why(dropped: Any) -> str:
     """Why rows were dropped, the most frequent reasons first."""
+    from annotary.cli._curating import of_more
+
     reasons = sorted(dropped.items(), key=lambda one: (-one[1], one[0]))
     told = ", ".join(f"{rows:,} {why}" for why, rows in reasons[:4])
-    return told + (f" and {len(reasons) - 4} reasons more" if len(reasons) > 4 else "")
+    return told + (f" and {of_more(len(reasons) - 4)}" if len(reasons) > 4 else "")

@@ -122,8 +122,13 @@ def counts(result: StepResult, verb: str) -> str:
     reasons = sorted(total.dropped.items(), key=lambda one: (-one[1], one[0]))
     if reasons:
         told += "; dropped: " + ", ".join(f"{rows:,} {why}" for why, rows in reasons[:6])
-        told += f" and {len(reasons) - 6} reasons more" if len(reasons) > 6 else ""
+        told += f" and {of_more(len(reasons) - 6)}" if len(reasons) > 6 else ""
     return told
+
+
+def of_more(reasons: int) -> str:
+    """Reasons that are not told each by itself."""
+    return "1 reason more" if reasons == 1 else f"{reasons} reasons more"
 
 
 def _show_nothing(done: int, tally: Tally) -> None:

@@ -151,8 +151,8 @@ def check_keys(given: Iterable[str], known: Iterable[str], where: str) -> None:
     for key in given:
         if key not in known:
             near = difflib.get_close_matches(key, known, 1)
-            meant = f", did you mean {near[0]}?" if near else ""
-            raise UsageError(f"{where}: unknown key {key!r}{meant} Known: {', '.join(known)}")
+            meant = f", did you mean {near[0]}? Known" if near else "; known"
+            raise UsageError(f"{where}: unknown key {key!r}{meant}: {', '.join(known)}")
 
 
 def _inner(hint: Any) -> Any:

@@ -107,8 +107,9 @@ class BalanceOptions:
             name for name in ("t", "target_size", "tail_share") if getattr(self, name) is not None
         ]
         if len(told) != 1:
+            said = f"not {' and '.join(told)} together" if told else "one of them"
             raise ValueError(
-                "t, target_size or tail_share must be said, one of them"
+                f"t, target_size or tail_share must be said, {said}"
                 " (--t, --target-size or --tail-share)"
             )
         if self.t is not None and not 0.0 < self.t < math.inf:

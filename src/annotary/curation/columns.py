@@ -167,7 +167,7 @@ def _usual(
     for name in usual:
         if name in kinds and fits(kinds[name]):
             return (name,)
-    known = ", ".join(map(repr, list(kinds)[:20]))
+    known = ", ".join(map(repr, list(kinds)[:20])) or "none"
     raise UsageError(
         f"none of the columns of {part.file} has a usual name for {what}; choose one with {flag}: {known}"
     )

@@ -27,7 +27,7 @@ from annotary.curation._plan_notes import NOTES, Note, Outcome, digest, digest_o
 from annotary.curation._plan_steps import ENTRY_LIST, Known, Work
 from annotary.curation.match import COUNTS
 from annotary.curation.steps import OnPart, StepOptions
-from annotary.curation.tables import BrokenPart, Part, column_types, find_parts
+from annotary.curation.tables import Part, column_types, find_parts, sound_part
 from annotary.errors import MissingExtra, OutputError, UsageError
 from annotary.sinks import write_atomically
 from annotary.sources._paths import reason
@@ -144,19 +144,14 @@ def _check_apart(plan: Plan) -> None:
 
 
 def _readable(parts: Sequence[Part]) -> Part:
-    """The first part that can be read: broken ones are listed by the steps.
+    """The first part that can be read and is not empty: the steps list the others.
 
     Raises:
         BrokenPart: There is none.
     """
-    for part in parts[:-1]:
-        try:
-            column_types(part)
-        except BrokenPart:
-            continue
-        return part
-    column_types(parts[-1])
-    return parts[-1]
+    part = sound_part(parts)
+    column_types(part)
+    return part
 
 
 def run_plan(

@@ -29,7 +29,15 @@ from annotary.curation._row_images import image_column
 from annotary.curation.columns import TEXTS, is_list, is_text_or_list
 from annotary.curation.looks import Look, LooksStep, list_failures, read_looks
 from annotary.curation.steps import OnPart, StepOptions, StepResult, Tally, run_step
-from annotary.curation.tables import BrokenPart, Part, PartWriter, Rows, find_parts, no_column
+from annotary.curation.tables import (
+    BrokenPart,
+    Part,
+    PartWriter,
+    Rows,
+    find_parts,
+    no_column,
+    sound_part,
+)
 from annotary.errors import UsageError
 
 if TYPE_CHECKING:
@@ -61,7 +69,7 @@ class QualityOptions:
     """How many times longer than the shorter edge the longer one may be."""
 
     min_sharpness: float | None = None
-    """Least sharpness (variance of the Laplacian at 256 pixels); photos have 100 to 10,000, blurred ones less."""
+    """Least sharpness (variance of the Laplacian at 256 pixels); photos have 100 to 20,000, blurred ones less."""
 
     min_brightness: float | None = None
     """Least mean brightness, 0 to 255."""
@@ -120,10 +128,15 @@ class QualityOptions:
             raise ValueError(f"min_language_score must be 0..1, but got {self.min_language_score}")
         if self.max_aspect is not None and 0 < self.max_aspect < 1:
             raise ValueError(f"max_aspect must be at least 1, but got {self.max_aspect}")
+        for name, most_possible in _SCALES.items():
+            value = getattr(self, name)
+            if value is not None and value > most_possible:
+                raise ValueError(f"{name} must be 0 to {most_possible}, but got {value:g}")
         for least, most in _RANGES:
             low, high = getattr(self, least) or 0, getattr(self, most) or 0
             if low > high > 0:
-                raise ValueError(f"{least} must not be above {most}, but got {low} and {high}")
+                other = most.replace("_", " ")
+                raise ValueError(f"{least} must not be above the {other}, but got {low} and {high}")
 
     def limits(self) -> Limits:
         """What is asked, with the numbers of the preset.
@@ -191,6 +204,11 @@ _OF_IMAGES = (
 )  # fmt: skip
 _OF_TEXTS = ("min_words", "max_words", "min_characters", "max_characters", "languages")
 _NUMBERS = (*_OF_IMAGES, *_OF_TEXTS[:-1])
+_SCALES = {
+    "min_brightness": 255,
+    "max_brightness": 255,
+    "min_contrast": 127.5,
+}  # what `Look` can have
 _RANGES = (
     ("min_brightness", "max_brightness"),
     ("min_words", "max_words"),
@@ -482,18 +500,17 @@ def check_quality(parts: Sequence[Part], options: QualityOptions, looks: LooksSt
     limits = options.limits()
     if not limits.ask_images and not limits.ask_texts:
         raise UsageError("nothing is asked of the pairs; choose limits, or --preset basic")
-    for part in parts:
-        try:
-            schema = Rows(part).schema
-        except BrokenPart:  # the run lists it
-            continue
-        if options.keep_dropped:
-            _with_dropped(schema, part.file)
-        if limits.ask_texts:
-            _text_column(part, schema, options.text_column)
-        if limits.ask_images:
-            image_column(part, schema, looks.source.image_column)
+    part = sound_part(parts)
+    try:
+        schema = Rows(part).schema
+    except BrokenPart:  # all are, and the run lists them
         return
+    if options.keep_dropped:
+        _with_dropped(schema, part.file)
+    if limits.ask_texts:
+        _text_column(part, schema, options.text_column)
+    if limits.ask_images:
+        image_column(part, schema, looks.source.image_column)
 
 
 def _text_column(part: Part, schema: pa.Schema, named: str | None) -> str:

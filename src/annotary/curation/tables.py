@@ -129,11 +129,11 @@ def column_types(part: Part) -> dict[str, pa.DataType]:
 
 
 def sound_part(parts: Sequence[Part]) -> Part:
-    """The first part that is not broken, which tells the columns of all; if all are broken, the first."""
+    """The first part that is neither broken nor empty, which tells the columns of all; if there is none, the first."""
     for part in parts:
         with suppress(BrokenPart):
-            column_types(part)
-            return part
+            if column_types(part):
+                return part
     return parts[0]
 
 
