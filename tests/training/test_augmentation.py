@@ -276,7 +276,7 @@ def test_operations_bins_and_signs_are_equally_probable(level):
 
 
 def test_rand_augment_draws_operations_of_one_strength():
-    options = AugmentationOptions(way="rand", operations=3, magnitude=15)
+    options = AugmentationOptions(kind="rand", operations=3, magnitude=15)
     drawn = [one for i in range(4000) for one in draw_rand(Chance(1, 2, str(i)), options, 100, 331)]
     assert len(drawn) == 12_000
     assert set(Counter(name for name, _ in drawn)) == set(LEVEL_2)
@@ -324,7 +324,7 @@ WAYS = [
 SPEC = replace(preprocess_of(20), resample="bilinear")
 
 
-@pytest.mark.parametrize("options", WAYS, ids=lambda one: one.way)
+@pytest.mark.parametrize("options", WAYS, ids=lambda one: one.kind)
 def test_an_image_is_changed_alike_every_time_and_otherwise_in_other_epochs(options):
     pixels = noise(30, 17)
     before = pixels.copy()
@@ -339,7 +339,7 @@ def test_an_image_is_changed_alike_every_time_and_otherwise_in_other_epochs(opti
     assert first == [changed(epoch) for epoch in range(12)]
     assert (pixels == before).all()
     distinct = len(set(first))
-    assert distinct == 1 if options.way == "none" else distinct > 6
+    assert distinct == 1 if options.kind == "none" else distinct > 6
 
 
 def test_without_augmentation_it_is_the_fitted_picture():
@@ -443,7 +443,7 @@ def test_augment_refuses_a_way_that_begins_with_the_whole_picture():
 @pytest.mark.parametrize(
     ("values", "told"),
     [
-        ({"way": "flip"}, "way must be one of none, trivial, trivial2, rand, sw"),
+        ({"kind": "flip"}, "kind must be one of none, trivial, trivial2, rand, sw"),
         ({"magnitude": 31}, "magnitude must be in 0..30"),
         ({"operations": -1}, "operations must not be negative"),
         ({"flip": 1.5}, "flip must be in 0..1"),

@@ -28,7 +28,7 @@ from annotary.cards import PreprocessSpec
 from annotary.preprocess import Pixels
 from annotary.training._operations import BINS, OPERATIONS, WHITE, rand_space, trivial_space
 
-Way: TypeAlias = Literal["none", "trivial", "trivial2", "rand", "sw"]
+Kind: TypeAlias = Literal["none", "trivial", "trivial2", "rand", "sw"]
 
 CUTOUT_COLOUR = (123, 117, 104)
 """What cutout leaves, RGB: CLIP's mean, which is nearly 0 for the network (DeVries and Taylor 2017, section 3.2)."""
@@ -94,7 +94,7 @@ class Chance:
 class AugmentationOptions:
     """How pictures are changed by chance."""
 
-    way: Way = "trivial2"
+    kind: Kind = "trivial2"
     """trivial and trivial2 (TrivialAugment, as JoyTag), rand (RandAugment), sw (SmilingWolf's), or none."""
 
     operations: int = 2
@@ -110,8 +110,10 @@ class AugmentationOptions:
     """Side of a square that is covered, as a share of the picture's shorter side, 0 to 1; 0 covers none."""
 
     def __post_init__(self) -> None:
-        if self.way not in get_args(Way):
-            raise ValueError(f"way must be one of {', '.join(get_args(Way))}, but got {self.way!r}")
+        if self.kind not in get_args(Kind):
+            raise ValueError(
+                f"kind must be one of {', '.join(get_args(Kind))}, but got {self.kind!r}"
+            )
         if self.operations < 0:
             raise ValueError(f"operations must not be negative, but got {self.operations}")
         if not 0 <= self.magnitude < BINS:
@@ -124,7 +126,7 @@ class AugmentationOptions:
     @property
     def begins_fitted(self) -> bool:
         """Whether it begins with the picture that `preprocess.fit` gives, which may be kept from epoch to epoch."""
-        return self.way != "sw"
+        return self.kind != "sw"
 
 
 def augment(fitted: Pixels, options: AugmentationOptions, chance: Chance) -> Pixels:
@@ -139,12 +141,12 @@ def augment(fitted: Pixels, options: AugmentationOptions, chance: Chance) -> Pix
         uint8[h, w, 3], RGB; it may be `fitted`.
     """
     if not options.begins_fitted:
-        raise ValueError(f"{options.way} begins with the whole picture: use fit_augmented")
+        raise ValueError(f"{options.kind} begins with the whole picture: use fit_augmented")
     if options.flip and chance.happens(options.flip):
         fitted = flipped(fitted)
-    if options.way in ("trivial", "trivial2"):
-        fitted = apply(fitted, *draw_trivial(chance, 2 if options.way == "trivial2" else 1))
-    elif options.way == "rand":
+    if options.kind in ("trivial", "trivial2"):
+        fitted = apply(fitted, *draw_trivial(chance, 2 if options.kind == "trivial2" else 1))
+    elif options.kind == "rand":
         for name, magnitude in draw_rand(chance, options, fitted.shape[0], fitted.shape[1]):
             fitted = apply(fitted, name, magnitude)
     return _covered(fitted, options, chance)
