@@ -1,4 +1,4 @@
-"""`annotary evaluate`: how good a model is, on images that somebody has labelled, captioned or boxed."""
+"""`annotary evaluate`: how good a model is, on images that somebody has labelled, captioned, boxed or tagged."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ _MODULES = {
     "retrieval": "_evaluate_retrieval",
     "captions": "_evaluate_captions",
     "detection": "_evaluate_detection",
+    "tagging": "_evaluate_tagging",
 }
 
 
@@ -21,4 +22,4 @@ _MODULES = {
     short_help="Measure a model on images whose truth is known.",
 )
 def command() -> None:
-    """Measure how good a model is, on images that somebody has labelled, captioned or boxed."""
+    """Measure how good a model is, on images that somebody has labelled, captioned, boxed or tagged."""
