@@ -287,6 +287,30 @@ class TestTheTable:
         assert result.texts["web"]["scored"] == 2
         assert judge.calls == [("a red wall", "��� red")]
 
+    def test_images_of_which_nothing_is_asked_were_not_done_before(self, walls, tmp_path):
+        rows = pairs(walls, 3)
+        rows[1]["caption"] = ""
+        path = table(tmp_path / "t.jsonl", rows)
+        counts = [
+            (outcome.done, outcome.done_before)
+            for outcome in (
+                run(path, tmp_path / "o.jsonl", None, Judge()).outcome for _ in range(2)
+            )
+        ]
+        assert counts == [(3, 0), (0, 3)]
+
+    def test_of_a_folder_what_a_step_has_written_is_left_out(self, walls, tmp_path):
+        step = tmp_path / "in" / "matched"
+        (step / "_state").mkdir(parents=True)
+        table(tmp_path / "in" / "t.jsonl", pairs(walls, 3))
+        table(step / "t.jsonl", pairs(walls, 2))
+        (step / "_state" / "settings.json").write_text("{}")
+        assert run(tmp_path / "in", tmp_path / "o.jsonl", None, Judge()).rows == 3
+        with pytest.raises(UsageError, match="matched was not written to its end"):
+            run(step, tmp_path / "p.jsonl", None, Judge())
+        (step / "_report.json").write_text("{}")
+        assert run(step, tmp_path / "p.jsonl", None, Judge()).rows == 2
+
     def test_a_caption_that_says_nothing_is_empty(self, walls, tmp_path):
         rows = [{"image": str(walls / "black.png"), "caption": "a black wall"}]
         run(table(tmp_path / "t.jsonl", rows), tmp_path / "out.jsonl", Painter(), Judge())

@@ -174,14 +174,16 @@ class Run:
                 self._failures.found_done(image)
             elif not self._options.retry_failed and self._store.fail_waiting(image, message):
                 self.outcome.failed_before += 1
+        failed = self.outcome.failed + self.outcome.failed_before
+        known = self._store.images - self._store.waiting - failed
         if self._models.writer is None:
             self._store.finish_unasked()
-        self.outcome.done_before = (
-            self._store.images
-            - self._store.waiting
-            - self.outcome.failed
-            - self.outcome.failed_before
-        )
+        done = self._store.images - self._store.waiting - failed
+        # Those of which nothing is asked are in no journal: they were done before if anything was.
+        if known or self.outcome.failed_before:
+            self.outcome.done_before = done
+        else:
+            self.outcome.done = done
 
     def _finish(self) -> None:
         """Decide, and write the table."""

@@ -15,7 +15,15 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
-from annotary.curation.tables import SUFFIXES, arrow, first_line, no_column, open_parquet
+from annotary.curation.tables import (
+    SUFFIXES,
+    arrow,
+    first_line,
+    is_of_a_step,
+    no_column,
+    open_parquet,
+    refuse_unfinished,
+)
 from annotary.errors import NothingToDo, UnreachableImage, UsageError
 from annotary.records import Failure, Item
 from annotary.sources import SourceOptions
@@ -131,8 +139,13 @@ class Tables:
 def _files(path: str) -> Iterator[str]:
     """The tables that an argument names."""
     if kind_of(path) == "folder":
+        refuse_unfinished(Path(path))
         for place, folders, names in os.walk(path):
-            folders[:] = sorted(name for name in folders if not name.startswith(("_", ".")))
+            folders[:] = sorted(
+                name
+                for name in folders
+                if not name.startswith(("_", ".")) and not is_of_a_step(Path(place, name))
+            )
             for name in sorted(names):
                 if not name.startswith(("_", ".")) and _form_name(name):
                     yield os.path.join(place, name)  # noqa: PTH118 - as it was typed

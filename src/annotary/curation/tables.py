@@ -366,7 +366,7 @@ def _tables(paths: Sequence[str | os.PathLike[str]]) -> Iterator[tuple[str, str]
     """Every table, and what is written of it is called."""
     for path in (os.fspath(path) for path in paths):
         if kind_of(path) == "folder":
-            _refuse_unfinished(Path(path))
+            refuse_unfinished(Path(path))
             yield from _tables_below(path)
             continue
         for file in [path] if kind_of(path) else expand(path):
@@ -386,7 +386,7 @@ def _tables_below(folder: str) -> Iterator[tuple[str, str]]:
         folders[:] = sorted(
             name
             for name in folders
-            if not name.startswith(("_", ".")) and not _is_of_a_step(Path(place, name))
+            if not name.startswith(("_", ".")) and not is_of_a_step(Path(place, name))
         )
         for name in sorted(files):
             if not name.startswith(("_", ".")) and _suffix(name) is not None:
@@ -395,14 +395,18 @@ def _tables_below(folder: str) -> Iterator[tuple[str, str]]:
                 yield file, "_".join((*below.parts[:-1], _stem(below.name)))
 
 
-def _is_of_a_step(folder: Path) -> bool:
+def is_of_a_step(folder: Path) -> bool:
     """Whether a step has written a folder: what was made of tables is not among them, unless it is named."""
     return (folder / "_state" / "settings.json").is_file()
 
 
-def _refuse_unfinished(folder: Path) -> None:
-    """A step that was killed, or of which a machine has done its share alone, has written only some of its rows."""
-    if not _is_of_a_step(folder):
+def refuse_unfinished(folder: Path) -> None:
+    """A step that was killed, or of which a machine has done its share alone, has written only some of its rows.
+
+    Raises:
+        UsageError: A folder is of such a step.
+    """
+    if not is_of_a_step(folder):
         return
     try:
         missing = json.loads((folder / "_report.json").read_text("utf-8")).get("parts_missing")
