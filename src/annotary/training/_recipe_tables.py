@@ -37,6 +37,9 @@ class DataRecipe:
     workers: int = 8
     """Processes that read and decode images, for each training process; 0 reads in the process itself."""
 
+    cache_mb: int = 0
+    """Memory, in megabytes, of each training process for pictures that are kept from pass to pass; 0 keeps none."""
+
     minimum_tags: int = 5
     """Training images with fewer tags are left out."""
 
@@ -46,7 +49,7 @@ class DataRecipe:
     def __post_init__(self) -> None:
         """Check the ranges."""
         _at_least(self, 1, "batch_size", "device_batch_size")
-        _at_least(self, 0, "workers", "minimum_tags", "seed")
+        _at_least(self, 0, "workers", "cache_mb", "minimum_tags", "seed")
 
 
 @dataclass(frozen=True)

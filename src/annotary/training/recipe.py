@@ -90,14 +90,9 @@ class TaggerRecipe:
                     f"stages.{number}.image_size {stage.image_size} must be a multiple of"
                     f" network.patch_size {self.network.patch_size}"
                 )
-            batch, device = self.sizes_of(number - 1)
-            if batch % device:
-                raise ValueError(
-                    f"stages.{number}: batch_size {batch} must be a multiple of device_batch_size {device}"
-                )
 
     def sizes_of(self, stage: int) -> tuple[int, int]:
-        """The batch and the device's batch of a stage, counted from 0."""
+        """The batch of a stage, counted from 0, and how much of it a process takes at most at a time."""
         one = self.stages[stage]
         batch = one.batch_size or self.data.batch_size
         return batch, min(one.device_batch_size or self.data.device_batch_size, batch)
@@ -111,7 +106,7 @@ class TaggerRecipe:
 
 
 _WITHOUT_EFFECT = (
-    *("name", "description", "logs", "checkpoints", "validation", "data.workers"),
+    *("name", "description", "logs", "checkpoints", "validation", "data.workers", "data.cache_mb"),
     *("data.device_batch_size", "network.gradient_checkpointing", "precision.compile"),
     *("precision.strategy", "precision.tf32"),
 )

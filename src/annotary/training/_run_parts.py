@@ -1,0 +1,62 @@
+"""What a run is put together from, by its recipe and its dataset: the network, the losses, the tags' categories."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from annotary.training.dataset.index import TAGS, TagDataset
+from annotary.training.losses import TaggingLoss, positive_weights
+from annotary.training.network import TaggerNetwork, build_network
+from annotary.training.recipe import TaggerRecipe
+
+
+def new_network(
+    recipe: TaggerRecipe, dataset: TagDataset, checkpoint: Path | None = None
+) -> TaggerNetwork:
+    """The network of a run, on the processor, for the images of its first stage.
+
+    Args:
+        recipe: How it is.
+        dataset: Whose tags it has.
+        checkpoint: From which the run goes on; its architecture is taken, so that what the run started from need not
+            be there any more.
+    """
+    return build_network(
+        recipe.network,
+        dataset.tags,
+        checkpoint,
+        image_size=recipe.stages[0].image_size,
+        positives=dataset.train.counts(),
+        images=len(dataset.train),
+        seed=recipe.data.seed,
+        loss_type=recipe.loss.kind,
+    )
+
+
+def loss_of(recipe: TaggerRecipe, dataset: TagDataset) -> TaggingLoss:
+    """The loss that is made small."""
+    if recipe.loss.kind != "weighted":
+        return TaggingLoss(recipe.loss)
+    counts = torch.from_numpy(dataset.train.counts())
+    return TaggingLoss(recipe.loss, positive_weights(counts, len(dataset.train)))
+
+
+def measuring_loss_of(recipe: TaggerRecipe) -> TaggingLoss:
+    """The loss that is measured on validation images: without smoothing and weights, so that runs can be compared."""
+    kind = "bce" if recipe.loss.kind == "weighted" else recipe.loss.kind
+    return TaggingLoss(replace(recipe.loss, kind=kind, label_smoothing=0.0))
+
+
+def categories_of(dataset: TagDataset) -> list[str] | None:
+    """The category of each tag; None where the dataset knows none."""
+    try:
+        with (dataset.folder / TAGS).open(encoding="utf-8", newline="") as file:
+            known = {row["tag"]: row["category"] for row in csv.DictReader(file)}
+    except (OSError, KeyError):
+        return None
+    found = [known.get(tag, "") for tag in dataset.tags]
+    return found if any(found) else None

@@ -1,0 +1,129 @@
+"""Measuring a tagger while it is trained: images go by once, on all processes, in memory for the tags alone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from annotary.evaluation.tagging import Summary, TagCounts
+from annotary.evaluation.tagging_streams import ScoreHistograms
+from annotary.training._learning import Learner, Part
+from annotary.training.distributed import Processes
+from annotary.training.losses import TaggingLoss
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """How well a tagger does on images that it does not learn from.
+
+    Attributes:
+        loss: Mean over the images.
+        mean_average_precision: Mean over the tags that occur, 0..1; scores are rounded to bins of 0.0156 in logits.
+        macro: Means over the tags, at the threshold.
+        micro: Rates of the summed counts, at the threshold.
+        histograms: How the scores of each tag are spread, from which thresholds are chosen.
+        images: How many images there were.
+        seconds: How long it took.
+    """
+
+    loss: float
+    mean_average_precision: float
+    macro: Summary
+    micro: Summary
+    histograms: ScoreHistograms
+    images: int
+    seconds: float
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The numbers that a checkpoint is known by."""
+        return {
+            "loss": self.loss,
+            "map": self.mean_average_precision,
+            "macro_f1": self.macro.f1,
+            "micro_f1": self.micro.f1,
+        }
+
+    def row(self, stage: int, step: int, samples: int, threshold: float) -> dict[str, float | int]:
+        """A row of `validation.csv`."""
+        return {
+            "stage": stage,
+            "step": step,
+            "samples": samples,
+            "loss": self.loss,
+            "map": self.mean_average_precision,
+            "macro_f1": self.macro.f1,
+            "macro_precision": self.macro.precision,
+            "macro_recall": self.macro.recall,
+            "micro_f1": self.micro.f1,
+            "micro_precision": self.micro.precision,
+            "micro_recall": self.micro.recall,
+            "threshold": threshold,
+            "images": self.images,
+            "seconds": round(self.seconds, 3),
+        }
+
+
+def measure(
+    learner: Learner, parts: Iterable[Part], loss: TaggingLoss, tags: int, threshold: float
+) -> Measured:
+    """Measure a network, with the mean of its weights if one is kept. All processes get the same.
+
+    Args:
+        learner: It.
+        parts: The images that this process measures on; each image is some process's once.
+        loss: What is trained, without smoothing.
+        tags: How many tags there are.
+        threshold: Probability from which on a tag counts as predicted.
+    """
+    started = time.monotonic()
+    counts, histograms = TagCounts(tags), ScoreHistograms(tags)
+    total, images = 0.0, 0
+    with learner.averaged():
+        for part in parts:
+            is_image = part.weights > 0
+            logits = learner.logits(part.images)[is_image.to(learner.processes.device)]
+            if not len(logits):
+                continue
+            targets = part.targets[is_image]
+            value = float(loss(logits, targets.to(logits.device)))
+            total += value if loss.is_sum else value * len(logits)
+            images += len(logits)
+            scores, true = torch.sigmoid(logits).cpu().numpy(), targets.numpy().astype(np.bool_)
+            counts.update(scores >= threshold, true)
+            histograms.update(scores, true)
+    total, images = _added_up(learner.processes, counts, histograms, total, images)
+    precision, occurs = histograms.average_precision().value, histograms.support > 0
+    return Measured(
+        loss=total / max(images, 1),
+        mean_average_precision=float(precision[occurs].mean()) if occurs.any() else 0.0,
+        macro=counts.macro(),
+        micro=counts.micro(),
+        histograms=histograms,
+        images=images,
+        seconds=time.monotonic() - started,
+    )
+
+
+def _added_up(
+    processes: Processes, counts: TagCounts, histograms: ScoreHistograms, total: float, images: int
+) -> tuple[float, int]:
+    """Put together what the processes have counted, in place; the sum of losses and of images."""
+    if processes.count == 1:
+        return total, images
+    for array in (
+        *(counts.true_positives, counts.false_positives),
+        *(counts.false_negatives, counts.true_negatives),
+        *(histograms.all, histograms.true, histograms.sums),
+    ):
+        # Counts of 32 bits are added as they are: sums of them wrap around in the same way, signed or not.
+        signed = array.view(np.int32) if array.dtype == np.uint32 else array
+        moved = torch.from_numpy(signed).to(processes.device)
+        signed[...] = processes.total(moved).cpu().numpy()
+    both = torch.tensor([total, float(images)], dtype=torch.float64, device=processes.device)
+    found = processes.total(both).tolist()
+    return found[0], round(found[1])

@@ -1,0 +1,291 @@
+"""Trains taggers by a recipe: stages, measurements, checkpoints, and going on after any stop with the same bits.
+
+    run.json ── stage ──▶ step ──▶ step ──▶ … ──▶ stage ──▶ … ──▶ thresholds
+                 │ loader: exact order by seed and pass; starts at any image
+                 │ learner: weights, optimiser, scale, mean
+                 └ every N images: measurement, checkpoint
+
+A run knows its place by the stage and the step alone. All else that a step depends on follows from these and the
+recipe's seed, or lies in the checkpoint, so a process that is killed loses the steps since the last checkpoint and
+makes the same ones again.
+"""
+
+from __future__ import annotations
+
+from contextlib import closing, nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from safetensors.torch import load_file
+
+from annotary.evaluation.tagging_thresholds import FittingOptions, fit
+from annotary.training._feeding import FAILURES, Feed, Measuring
+from annotary.training._learning import Learner
+from annotary.training._metering import Meter
+from annotary.training._run_folder import CHECKPOINTS, RUN, run_folder
+from annotary.training._run_parts import categories_of, loss_of, measuring_loss_of, new_network
+from annotary.training._validation import Measured, measure
+from annotary.training.checkpoints import (
+    WEIGHTS_FILE,
+    Checkpoints,
+    load_checkpoint,
+    read_checkpoint,
+)
+from annotary.training.dataset.index import TagDataset
+from annotary.training.distributed import Processes
+from annotary.training.logs import Logs, open_logs
+from annotary.training.network import TaggerNetwork
+from annotary.training.plan import StagePlan, plan_stages
+from annotary.training.recipe import TaggerRecipe
+
+_SHRINKAGE = 10.0
+"""Positives that the threshold of all tags is worth, for those of single tags: as of `evaluation.fit_thresholds`."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingResult:
+    """What a run has come to.
+
+    Attributes:
+        best: The best checkpoint; the last one where nothing was measured.
+        last: The last one.
+        samples: Images that were seen, over all passes.
+        metrics: What was measured at the best one, by name; empty where nothing was.
+        was_done: Whether there was nothing left to do.
+    """
+
+    best: Path
+    last: Path
+    samples: int
+    metrics: dict[str, float]
+    was_done: bool
+
+
+@dataclass(slots=True)
+class _Place:
+    """Where a run is."""
+
+    stage: int = 0
+    step: int = 0
+    """Steps of the stage that are done."""
+
+    samples: int = 0
+    """Images that were seen in all stages."""
+
+    epoch: int = 0
+    """Pass over the images."""
+
+    seen: int = 0
+    """Images of the pass that were seen."""
+
+
+class Trainer:
+    """A training run.
+
+    Args:
+        recipe: How.
+        dataset: Of what.
+        output: The folder of the run. Where it holds one of the same recipe and dataset, that one is continued.
+        processes: Who shares the work, as `distributed.running_processes` tells; this process alone when None.
+        must_continue: Refuse to begin a new run.
+        quiet: Tell nothing on the terminal.
+
+    Raises:
+        UsageError: The dataset has nothing to learn from, or a batch cannot be shared by the processes.
+    """
+
+    def __init__(
+        self,
+        recipe: TaggerRecipe,
+        dataset: TagDataset,
+        output: Path,
+        processes: Processes | None = None,
+        *,
+        must_continue: bool = False,
+        quiet: bool = False,
+    ) -> None:
+        self.recipe = recipe
+        self.dataset = dataset
+        self.output = output
+        self.processes = processes or Processes()
+        self.stages = plan_stages(recipe, self.processes.count)
+        self.loss = loss_of(recipe, dataset)
+        self._measuring_loss = measuring_loss_of(recipe)
+        self._must_continue = must_continue
+        self._quiet = quiet
+        self._categories = categories_of(dataset)
+        self._checkpoints = Checkpoints(
+            output / CHECKPOINTS,
+            recipe.checkpoints.keep,
+            recipe.validation.metric,
+            is_higher_better=recipe.validation.metric != "loss",
+        )
+        self._feed = Feed(dataset, recipe, self.processes, output / FAILURES)
+
+    @property
+    def samples(self) -> int:
+        """Images that the whole run sees, over all passes."""
+        return sum(stage.samples for stage in self.stages)
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether the folder holds a run already."""
+        return (self.output / RUN).exists()
+
+    def run(self) -> TrainingResult:
+        """Begin the run, or go on with it, to its end.
+
+        Raises:
+            OutputError: The folder belongs to something else, or cannot be written.
+            UsageError: There is no run, but there must be one; or the loss is no number any more.
+            ModelError: What the network starts from cannot be loaded.
+        """
+        folder = run_folder(self.output, self.recipe, self.dataset, must_exist=self._must_continue)
+        with folder if self.processes.is_first else nullcontext():
+            found = self.processes.told(self._checkpoints.latest())
+            place = _Place()
+            learner, network = self._learner(found, place)
+            was_done = place.samples == self.samples
+            with self._logs(place) as logs:
+                for note in self._notes(network, found, place):
+                    logs.note(note)
+                for plan in self.stages[place.stage :]:
+                    self._do_stage(plan, place, learner, network, logs)
+            return self._result(was_done=was_done)
+
+    def _learner(self, found: Path | None, place: _Place) -> tuple[Learner, TaggerNetwork]:
+        """What learns, at the place from which the run goes on."""
+        network = new_network(self.recipe, self.dataset, found)
+        if found is None:
+            return Learner(network, self.loss, self.recipe, self.processes), network
+        state = load_checkpoint(found, network)
+        learner = Learner(network, self.loss, self.recipe, self.processes)
+        learner.load(state["learner"], load_file(found / WEIGHTS_FILE))
+        for name, value in state["place"].items():
+            setattr(place, name, value)
+        return learner, network
+
+    def _do_stage(
+        self,
+        plan: StagePlan,
+        place: _Place,
+        learner: Learner,
+        network: TaggerNetwork,
+        logs: Logs,
+    ) -> None:
+        """Do what is left of a stage."""
+        if place.stage != plan.number:
+            place.stage, place.step = plan.number, 0
+            place.epoch, place.seen = place.epoch + 1, 0  # no image is seen twice in the same way
+            if plan.is_restart:
+                learner.restart()
+        if network.image_size != plan.image_size:
+            network.set_image_size(plan.image_size)
+        meter = Meter(plan, self.recipe.logs.every)
+        spec = network.preprocess
+        with (
+            closing(self._feed.training(plan.part_size, spec, place.epoch, place.seen)) as parts,
+            closing(self._feed.validation(plan.part_size, spec)) as measuring,
+        ):
+            while place.step < plan.steps:
+                stepped = learner.step(
+                    meter.watching(parts),
+                    plan.parts,
+                    plan.learning_rate(place.step),
+                    (plan.number, place.step),
+                )
+                place.step += 1
+                place.samples += plan.batch_size
+                place.epoch, place.seen = parts.position
+                is_end = place.step == plan.steps
+                if meter.is_due(place.step):
+                    logs.step(meter.row(place.step, place.samples, stepped))
+                is_measured = is_end or self._is_due(self.recipe.validation.every, place, plan)
+                is_saved = is_end or self._is_due(self.recipe.checkpoints.every, place, plan)
+                if is_measured or is_saved:
+                    measured = self._measure(learner, measuring) if is_measured else None
+                    self._save(place, learner, network, measured)
+                    if measured is not None:
+                        logs.validation(
+                            measured.row(
+                                *(plan.number + 1, place.step, place.samples),
+                                self.recipe.validation.threshold,
+                            )
+                        )
+                    meter.restart()
+
+    def _is_due(self, every: int, place: _Place, plan: StagePlan) -> bool:
+        """Whether the step that was just done has gone over a multiple of so many samples."""
+        before = place.samples - plan.batch_size
+        return bool(every) and place.samples // every > before // every
+
+    def _measure(self, learner: Learner, images: Measuring) -> Measured | None:
+        if not len(self.dataset.validation):
+            return None
+        return measure(
+            *(learner, images, self._measuring_loss, len(self.dataset.tags)),
+            self.recipe.validation.threshold,
+        )
+
+    def _save(
+        self, place: _Place, learner: Learner, network: TaggerNetwork, measured: Measured | None
+    ) -> None:
+        """Write a checkpoint; all processes take part, and the first writes."""
+        own = learner.weights()
+        mean = learner.mean_weights(own)
+        state = {"learner": learner.state(), "place": asdict(place)}
+        if self.processes.is_first:
+            self._checkpoints.save(
+                place.samples,
+                network,
+                self.dataset.tags,
+                training_state=state,
+                thresholds=None if measured is None else self._thresholds(measured),
+                categories=self._categories,
+                metrics={} if measured is None else measured.metrics,
+                weights=mean,
+                own_weights=own,
+                about=self._about(),
+            )
+        self.processes.wait()
+
+    def _thresholds(self, measured: Measured) -> dict[str, list[float]] | None:
+        """A threshold for each tag, fitted to the validation images."""
+        if not measured.histograms.support.any():
+            return None
+        options = FittingOptions(fit="macro-f1", per="tag", shrinkage=_SHRINKAGE)
+        found = fit(measured.histograms, options, self._categories or [""] * len(self.dataset.tags))
+        return {"balanced": found.values.tolist()}
+
+    def _about(self) -> dict[str, str]:
+        about = {"name": self.recipe.name}
+        if self.recipe.description:
+            about["description"] = self.recipe.description
+        return about
+
+    def _logs(self, place: _Place) -> Logs:
+        if not self.processes.is_first:
+            return Logs([])
+        return open_logs(
+            self.output,
+            self.recipe.logs,
+            settings=self.recipe.settings(),
+            samples=place.samples,
+            total=self.samples,
+            quiet=self._quiet,
+        )
+
+    def _notes(self, network: TaggerNetwork, found: Path | None, place: _Place) -> list[str]:
+        """What is worth telling before the first step."""
+        if found is None:
+            return [str(network.start)] if self.recipe.network.start else []
+        return [f"going on from {found}, after {place.samples:,} of {self.samples:,} samples"]
+
+    def _result(self, *, was_done: bool) -> TrainingResult:
+        last = self.processes.told(self._checkpoints.latest())
+        best = self.processes.told(self._checkpoints.best()) or last
+        assert last is not None
+        assert best is not None
+        known = read_checkpoint(best) if self.processes.is_first else None
+        metrics = dict(known.metrics) if known is not None else {}
+        return TrainingResult(best, last, self.samples, metrics, was_done)

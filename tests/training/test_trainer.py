@@ -1,0 +1,323 @@
+"""Training runs: going on after any stop with the same bits, checkpoints that tag, learning, stages, refusals."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("pyarrow")
+
+from annotary.errors import OutputError, UsageError  # noqa: E402
+from annotary.models.joytag import describe, load  # noqa: E402
+from annotary.runtime import RuntimeOptions  # noqa: E402
+from annotary.training import trainer as trainer_module  # noqa: E402
+from annotary.training._learning import Learner  # noqa: E402
+from annotary.training.checkpoints import whole_checkpoints  # noqa: E402
+from annotary.training.dataset.index import TagDataset  # noqa: E402
+from annotary.training.recipe import TaggerRecipe  # noqa: E402
+from annotary.training.trainer import Trainer  # noqa: E402
+from tests.conftest import child_environment  # noqa: E402
+from tests.training.small_dataset import TAGS, make_dataset, small_recipe  # noqa: E402
+
+EVERYTHING = (
+    "averaging.decay=0.9",
+    "augmentation.mixup=0.4",
+    "loss.label_smoothing=0.1",
+    "network.patch_dropout=0.25",
+    "optimiser.kind=adamw",
+    "schedule.warm_up=16",
+)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> TagDataset:
+    torch.set_num_threads(1)
+    return make_dataset(tmp_path_factory.mktemp("dataset"))
+
+
+def train(recipe: TaggerRecipe, dataset: TagDataset, output: Path) -> trainer_module.TrainingResult:
+    return Trainer(recipe, dataset, output, quiet=True).run()
+
+
+def losses(output: Path) -> list[tuple[str, ...]]:
+    """Stage, step, samples, loss, learning rate, and length of the gradient of each step, with all digits."""
+    with (output / "steps.csv").open(encoding="utf-8") as file:
+        return [tuple(row[:6]) for row in csv.reader(file)]
+
+
+def measured(output: Path) -> list[tuple[str, ...]]:
+    with (output / "validation.csv").open(encoding="utf-8") as file:
+        return [tuple(row[:-1]) for row in csv.reader(file)]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    return load_file(folder / "model.safetensors")
+
+
+class Stop(BaseException):
+    """What ends a run in the middle, as a signal would."""
+
+
+def stop_at_part(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """End the run when it prepares its so manyth part, so that some parts of a batch are done and others not."""
+    seen = 0
+    prepare = Learner._prepared
+
+    def prepared(self, part, place):
+        nonlocal seen
+        seen += 1
+        if seen == number:
+            raise Stop
+        return prepare(self, part, place)
+
+    monkeypatch.setattr(Learner, "_prepared", prepared)
+
+
+@pytest.mark.parametrize("changed", [(), EVERYTHING], ids=["joytag", "everything"])
+def test_a_run_that_is_stopped_again_and_again_has_the_same_bits(changed, dataset, tmp_path):
+    recipe = small_recipe(*changed)
+    whole = train(recipe, dataset, tmp_path / "whole")
+    output = tmp_path / "stopped"
+    # Ten steps of two parts each. The stops are in the middle of a batch and between two, before the first checkpoint,
+    # after one, in the second stage, and one comes before the run has got any further.
+    stops = 0
+    for part in (2, 6, 1, 7, 9, 2, 3):
+        with pytest.MonkeyPatch.context() as patch:
+            stop_at_part(patch, part)
+            torch.manual_seed(part)  # what others draw must not matter
+            with pytest.raises(Stop):
+                train(recipe, dataset, output)
+            stops += 1
+    assert stops == 7
+    again = train(recipe, dataset, output)
+    assert losses(output) == losses(tmp_path / "whole")
+    assert len(losses(output)) == 11
+    assert measured(output) == measured(tmp_path / "whole")
+    assert again.best.name == whole.best.name
+    for name, value in weights(whole.last).items():
+        assert torch.equal(value, weights(again.last)[name]), name
+
+
+def test_a_killed_process_goes_on_with_the_same_bits(dataset, tmp_path):
+    recipe = small_recipe("averaging.decay=0.9", "checkpoints.every=8", "checkpoints.keep=1")
+    train(recipe, dataset, tmp_path / "whole")
+    code = (
+        "import os, signal, sys, torch\n"
+        "from pathlib import Path\n"
+        "from annotary.training.checkpoints import Checkpoints\n"
+        "from annotary.training.dataset.index import TagDataset\n"
+        "from annotary.training.trainer import Trainer\n"
+        "from annotary.training import checkpoints\n"
+        "from tests.training.small_dataset import small_recipe\n"
+        "torch.set_num_threads(1)\n"
+        "data, output, when, *changed = sys.argv[1:]\n"
+        "left = int(when)\n"
+        "sync = checkpoints._sync\n"
+        "def synced(path):\n"
+        "    global left\n"
+        "    left -= 1\n"
+        "    if left == 0:\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    sync(path)\n"
+        "checkpoints._sync = synced\n"
+        "Trainer(small_recipe(*changed), TagDataset(Path(data)), Path(output), quiet=True).run()\n"
+    )
+    output = tmp_path / "killed"
+    # Within the writing of checkpoints, where most can go wrong: in the first, and in a later one.
+    for when in (3, 21):
+        changed = ("averaging.decay=0.9", "checkpoints.every=8", "checkpoints.keep=1")
+        command = [
+            sys.executable,
+            "-c",
+            code,
+            str(dataset.folder),
+            str(output),
+            str(when),
+            *changed,
+        ]
+        environment = child_environment()
+        environment["PYTHONPATH"] = os.pathsep.join(
+            (str(Path(__file__).parents[2]), environment.get("PYTHONPATH", ""))
+        )
+        ended = subprocess.run(
+            command, env=environment, capture_output=True, text=True, check=False
+        )
+        assert ended.returncode == -signal.SIGKILL, ended.stderr
+    train(recipe, dataset, output)
+    assert losses(output) == losses(tmp_path / "whole")
+    names = [one.folder.name for one in whole_checkpoints(output / "checkpoints")]
+    assert names == [
+        one.folder.name for one in whole_checkpoints(tmp_path / "whole" / "checkpoints")
+    ]
+    left = {path.name for path in (output / "checkpoints").iterdir()}
+    assert left == set(names)
+
+
+def test_a_checkpoint_tags_at_once(dataset, tmp_path):
+    result = train(small_recipe("averaging.decay=0.5"), dataset, tmp_path)
+    for folder in (result.best, result.last):
+        model = load(describe(folder), folder, RuntimeOptions(runtime="torch", threads=1))
+        assert model.vocabulary.names == TAGS
+        side = json.loads((folder / "config.json").read_text(encoding="utf-8"))["image_size"]
+        assert side == 20 if folder == result.last else side in (16, 20)
+        scores = model.tag_scores(np.zeros((1, 3, side, side), np.float32))
+        assert scores.shape == (1, len(TAGS))
+    text = (result.last / "tags.csv").read_text(encoding="utf-8")
+    rows = list(csv.DictReader(text.splitlines()))
+    assert [row["category"] for row in rows] == ["shape", "shape", "colour", "colour", "colour"]
+    assert all(0.0 <= float(row["balanced"]) <= 1.0 for row in rows)
+    assert set(result.metrics) == {"loss", "map", "macro_f1", "micro_f1"}
+
+
+def test_it_learns_colours(tmp_path):
+    data = make_dataset(tmp_path / "data", train=64, validation=32)
+    recipe = small_recipe(
+        "optimiser.kind=adamw",
+        "optimiser.learning_rate=0.01",
+        "augmentation.kind=none",
+        "network.stochastic_depth=0.0",
+        "averaging.decay=0.9",
+        "validation.every=0",
+        "validation.metric=map",
+        "checkpoints.every=100000",
+        "stages=[{image_size=16, samples=1280}]",
+    )
+    result = train(recipe, data, tmp_path / "run")
+    assert result.metrics["map"] > 0.85
+    assert result.metrics["macro_f1"] > 0.7
+    first, last = (float(losses(tmp_path / "run")[row][3]) for row in (1, -1))
+    assert last < 0.5 * first
+
+
+def test_parts_of_a_batch_make_the_same_step_as_the_whole(dataset, tmp_path):
+    changed = ("network.stochastic_depth=0.0", "augmentation.kind=none", "data.batch_size=12")
+    for size in (12, 4):
+        train(
+            small_recipe(*changed, f"data.device_batch_size={size}"), dataset, tmp_path / str(size)
+        )
+    for one, other in zip(losses(tmp_path / "12")[1:], losses(tmp_path / "4")[1:], strict=True):
+        assert float(one[3]) == pytest.approx(float(other[3]), rel=1e-4)
+
+
+def test_a_stage_may_go_on_with_the_curve_and_the_optimiser_of_the_one_before(dataset, tmp_path):
+    recipe = small_recipe("stages.2.restart=false")
+    train(recipe, dataset, tmp_path)
+    rates = [float(row[4]) for row in losses(tmp_path)[1:]]
+    assert rates == sorted(rates, reverse=True)
+    assert rates[6] < 0.5 * rates[0]
+    train(small_recipe(), dataset, tmp_path / "again")
+    assert float(losses(tmp_path / "again")[7][4]) == 4e-3
+
+
+@pytest.mark.parametrize("numbers", ["bf16", "fp16"])
+def test_other_numbers_come_near(numbers, dataset, tmp_path):
+    changed = ("network.stochastic_depth=0.0", "stages=[{image_size=16, samples=24}]")
+    train(small_recipe(*changed), dataset, tmp_path / "fp32")
+    changed = (*changed, f"precision.numbers={numbers}", "precision.scale=256")
+    train(small_recipe(*changed), dataset, tmp_path / numbers)
+    exact, near = (
+        [float(row[3]) for row in losses(tmp_path / name)[1:]] for name in ("fp32", numbers)
+    )
+    assert near == pytest.approx(exact, rel=0.02)
+    assert near != exact
+    with (tmp_path / numbers / "steps.csv").open(encoding="utf-8") as file:
+        scales = {float(row["loss_scale"]) for row in csv.DictReader(file)}
+    assert scales == ({256.0} if numbers == "fp16" else {1.0})
+
+
+def test_an_overflow_in_fp16_leaves_the_step_out_and_halves_the_scale(dataset, tmp_path):
+    recipe = small_recipe(
+        "precision.numbers=fp16", "precision.scale=1.2676506002282294e30", "validation.every=0"
+    )
+    train(recipe, dataset, tmp_path)
+    with (tmp_path / "steps.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["loss_scale"]) for row in rows[:2]] == [2.0**100, 2.0**99]
+    assert float(rows[0]["loss"]) < 100
+
+
+def test_a_loss_that_is_no_number_ends_the_run(dataset, tmp_path):
+    recipe = small_recipe("optimiser.learning_rate=1e30", "optimiser.kind=adamw")
+    with pytest.raises(UsageError, match=r"no number any more .* smaller optimiser.learning_rate"):
+        train(recipe, dataset, tmp_path)
+
+
+def test_a_run_of_other_settings_is_refused(dataset, tmp_path):
+    train(small_recipe(), dataset, tmp_path / "run")
+    with pytest.raises(OutputError) as caught:
+        train(
+            small_recipe("optimiser.learning_rate=1e-3", "loss.kind=bce"), dataset, tmp_path / "run"
+        )
+    assert "loss.kind was 'focal2' and is now 'bce'" in str(caught.value)
+    assert "optimiser.learning_rate was 0.004 and is now 0.001" in str(caught.value)
+    assert "seed" not in str(caught.value)
+    other = make_dataset(tmp_path / "other", train=25)
+    with pytest.raises(OutputError, match="the dataset: train were 24 and are now 25"):
+        train(small_recipe(), other, tmp_path / "run")
+    # What the result does not depend on may change, and what is done is done.
+    again = train(small_recipe("logs.every=5", "checkpoints.keep=3"), dataset, tmp_path / "run")
+    assert again.was_done
+    assert len(losses(tmp_path / "run")) == 11
+
+
+def test_a_folder_of_something_else_is_refused(dataset, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine", encoding="utf-8")
+    with pytest.raises(OutputError, match="holds something else"):
+        train(small_recipe(), dataset, tmp_path)
+    with pytest.raises(UsageError, match="holds no run to go on with"):
+        Trainer(small_recipe(), dataset, tmp_path / "new", must_continue=True).run()
+    assert not (tmp_path / "new").exists()
+
+
+def test_two_runs_in_one_folder_are_refused(dataset, tmp_path):
+    fcntl = pytest.importorskip("fcntl")
+    train(small_recipe(), dataset, tmp_path)
+    with (tmp_path / ".lock").open("w", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(OutputError, match="another process trains in"):
+            train(small_recipe(), dataset, tmp_path)
+
+
+def test_images_that_break_are_listed_and_count_nothing(tmp_path):
+    data = make_dataset(tmp_path / "data")
+    Path(data.train.images[3]).write_bytes(b"no picture")
+    train(small_recipe(), data, tmp_path / "run")
+    lines = (tmp_path / "run" / "failures.jsonl").read_text(encoding="utf-8").splitlines()
+    assert {json.loads(line)["image"] for line in lines} == {data.train.ids[3]}
+    assert all(np.isfinite(float(row[3])) for row in losses(tmp_path / "run")[1:])
+
+
+def test_images_with_too_few_tags_are_left_out(dataset):
+    with pytest.raises(UsageError, match="none of the 24 images to learn from has 3 tags"):
+        Trainer(small_recipe("data.minimum_tags=3"), dataset, Path("nowhere"))
+
+
+def test_fine_tuning_goes_on_from_a_checkpoint_of_its_own_without_what_it_started_from(
+    dataset, tmp_path
+):
+    start = train(small_recipe(), dataset, tmp_path / "first").last
+    moved = start.rename(tmp_path / "start")
+    recipe = small_recipe(
+        f"network.start=dir:{moved}", "network.freeze=body", "averaging.decay=0.9"
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        stop_at_part(patch, 9)
+        with pytest.raises(Stop):
+            train(recipe, dataset, tmp_path / "second")
+    kept = weights(moved)
+    moved.rename(tmp_path / "gone")
+    result = train(recipe, dataset, tmp_path / "second")
+    tuned = weights(result.last)
+    assert torch.equal(tuned["norm.weight"], kept["norm.weight"])
+    assert not torch.equal(tuned["head.weight"], kept["head.weight"])
