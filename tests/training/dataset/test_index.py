@@ -38,7 +38,8 @@ def test_targets_are_those_of_the_rows_in_any_order(folder):
 def test_pictures_come_from_the_cache_and_else_from_the_original(folder):
     train = TagDataset(folder).train
     assert train.path(1).suffix == ".webp"
-    assert np.array_equal(np.asarray(Image.open(train.path(1))), PICTURES[1])
+    with Image.open(train.path(1)) as picture:
+        assert np.array_equal(np.asarray(picture), PICTURES[1])
     train.path(1).unlink()
     assert train.path(1) == folder / "originals" / "1.png"
 

@@ -1,0 +1,169 @@
+"""Images with tags, wherever they stand: folders with sidecars, tables, Danbooru's posts, archives, COCO.
+
+Every source becomes a row of posts in an order that is always the same, so that what is made of them is, too. What
+cannot be had is a post all the same, with the reason in its place.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, NamedTuple, TypeAlias
+
+from annotary.errors import UnreachableImage, UsageError
+from annotary.evaluation._tables import SUFFIXES as TABLE_SUFFIXES
+from annotary.records import Failure, Item
+from annotary.sources import SourceOptions, webdataset
+from annotary.sources._paths import is_there, kind_of, reason
+from annotary.sources.folder import walk
+
+Tags: TypeAlias = tuple[tuple[str, str], ...]
+"""Names and categories; an empty category where none is known."""
+
+Separator = Literal["auto", "comma", "space", "line"]
+
+SQLITE_SUFFIXES = (".sqlite", ".sqlite3", ".db")
+
+
+class Post(NamedTuple):
+    """An image and its tags.
+
+    Attributes:
+        id: What it is called in the dataset.
+        item: The image, or why it cannot be had.
+        tags: As its source has them.
+    """
+
+    id: str
+    item: Item | Failure
+    tags: Tags
+
+
+@dataclass(frozen=True, slots=True)
+class PostOptions:
+    """Where images and tags are."""
+
+    images: Path | None = field(default=None, metadata={"metavar": "FOLDER"})
+    """Where the images of a table, a database or a COCO file are; beside it when nothing is said."""
+
+    image_column: str | None = field(default=None, metadata={"metavar": "NAME"})
+    """Column of a table that holds images; otherwise the first with a usual name, such as image, file or url."""
+
+    tag_column: str | None = field(default=None, metadata={"metavar": "NAME"})
+    """Column of a table that holds tags; otherwise the first with a usual name, such as tags or labels."""
+
+    tag_separator: Separator = "auto"
+    """What stands between tags in a text; auto takes line ends and commas, and else the whole text for one tag.
+    Danbooru's `tag_string` is always read with spaces."""
+
+    def __post_init__(self) -> None:
+        if self.tag_separator not in ("auto", "comma", "space", "line"):
+            raise ValueError(
+                f"tag_separator must be auto, comma, space or line, but got {self.tag_separator!r}"
+            )
+
+
+def read_posts(
+    inputs: Sequence[str], options: PostOptions, source: SourceOptions | None = None
+) -> Iterator[Post]:
+    """All posts of some inputs, one input after the other. Every input is understood before the first post is given.
+
+    Args:
+        inputs: Folders, tables, databases, tars, COCO files.
+        options: Where images and tags are.
+        source: Which files of a folder are taken, and how large an image of an archive may be.
+
+    Raises:
+        UsageError: There is no input, or one is none of these, or cannot be read.
+        MissingExtra: An input needs an optional part to be read.
+    """
+    source = source or SourceOptions()
+    if options.images is not None and not options.images.is_dir():
+        raise UsageError(f"--images: no such folder: {str(options.images)!r}")
+    if not inputs:
+        raise UsageError("name at least one folder, table, database or archive of images with tags")
+    readers = [(_reader_of(one), one) for one in inputs]
+    return (post for reader, one in readers for post in reader(one, options, source))
+
+
+def split_tags(text: str, separator: Separator) -> list[str]:
+    r"""The tags of a text, without what stands around them; `\(` becomes `(`, as trainers of diffusion models write.
+
+    Args:
+        text: It.
+        separator: What stands between them.
+    """
+    if separator == "space":
+        return text.split()
+    mark = {"auto": r"[,\n]", "comma": ",", "line": r"\n"}[separator]
+    parts = (" ".join(part.split()) for part in re.split(mark, text))
+    return [_ESCAPED.sub(r"\1", part) for part in parts if part]
+
+
+_ESCAPED = re.compile(r"\\([()])")
+
+_Reader: TypeAlias = Callable[[str, PostOptions, SourceOptions], Iterator[Post]]
+
+
+def _reader_of(place: str) -> _Reader:
+    """What reads an input."""
+    # Imported here, as they import this module.
+    from annotary.training.dataset import _post_archives, _post_tables
+
+    if kind_of(place) == "folder":
+        return _folder_posts
+    if webdataset.accepts(place):
+        return _post_archives.tar_posts
+    if kind_of(place) != "file":
+        raise UsageError(f"no such file or folder: {place!r}")
+    suffix = Path(place).suffix.lower()
+    if suffix in SQLITE_SUFFIXES:
+        return _post_archives.sqlite_posts
+    if suffix == ".json":
+        return _post_tables.json_posts
+    if suffix in TABLE_SUFFIXES:
+        return _post_tables.table_posts
+    known = ", ".join((*TABLE_SUFFIXES, ".json", ".tar", *SQLITE_SUFFIXES))
+    raise UsageError(f"{place!r} holds no images with tags; give a folder or a file in {known}")
+
+
+def _folder_posts(folder: str, options: PostOptions, source: SourceOptions) -> Iterator[Post]:
+    """The images of a folder, with the tags in the files beside them."""
+    from annotary.training.dataset._post_tables import tags_of_row
+
+    for found in walk(folder, source):
+        if isinstance(found, Failure):
+            yield Post(found.image, found, ())
+            continue
+        path = os.fspath(found.path or "")
+        stem = path.removesuffix(Path(path).suffix)
+        name = found.relative or found.image
+        tags: Tags = ()
+        item: Item | Failure = found
+        for sidecar in dict.fromkeys(
+            base + ending for ending in (".txt", ".json") for base in (stem, path)
+        ):
+            if not is_there(sidecar):
+                continue
+            try:
+                text = Path(sidecar).read_text(encoding="utf-8-sig")
+                if sidecar.endswith(".txt"):
+                    tags = tuple((tag, "") for tag in split_tags(text, options.tag_separator))
+                else:
+                    tags = tags_of_row(_object(text), options)
+            except (OSError, ValueError, RecursionError) as error:
+                why = reason(error) if isinstance(error, OSError) else str(error)
+                item = Failure.of(found.image, UnreachableImage(f"{sidecar} cannot be read: {why}"))
+            break
+        yield Post(name, item, tags)
+
+
+def _object(text: str) -> dict[str, object]:
+    found = json.loads(text)
+    if not isinstance(found, dict):
+        raise ValueError("it is no JSON object")
+    return found
