@@ -131,6 +131,19 @@ def test_a_changed_table_is_made_anew(tmp_path, log):
     assert tries(log) == {"00": 1, "01": 2, "02": 1}
 
 
+def test_a_folder_that_is_made_anew_is_not_read_until_that_is_done(tmp_path, log):
+    inputs = make_tables(tmp_path / "in", 2)
+    out = tmp_path / "out"
+    run(log, inputs, out)
+    (inputs / "01.jsonl").write_text('{"id": "new"}\n')
+    with pytest.raises(OutputError):
+        run(log, inputs, out, step=Copy(str(log), {"01": "output"}), workers=1)
+    with pytest.raises(UsageError, match="was not written to its end"):
+        find_parts([out])
+    run(log, inputs, out)
+    assert len(find_parts([out])) == 2
+
+
 def test_what_was_made_of_a_table_that_is_broken_now_is_gone(tmp_path, log):
     inputs = make_tables(tmp_path / "in", 2)
     out = tmp_path / "out"

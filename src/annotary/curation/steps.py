@@ -221,6 +221,9 @@ def run_step(
         if on_part is not None:
             on_part(done, outcome)
 
+    if left:
+        # A report says that a step came to its end; until this one does, nobody must take it for that.
+        (folder / REPORT).unlink(missing_ok=True)
     execute(step, left, folder, options, finish)
     return state.report(parts, tallies, failed, done_before, started)
 
