@@ -37,6 +37,16 @@ _CLIP: Mapping[str, Any] = {
     "image_mean": CLIP_MEAN,
     "image_std": CLIP_STD,
 }
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+_DINOV3: Mapping[str, Any] = {
+    "do_convert_rgb": True,
+    "size": {"height": 224, "width": 224},
+    "default_to_square": True,
+    "resample": 2,
+    "image_mean": IMAGENET_MEAN,
+    "image_std": IMAGENET_STD,
+}
 _SIGLIP: Mapping[str, Any] = {
     "do_convert_rgb": True,
     "size": {"height": 224, "width": 224},
@@ -67,6 +77,7 @@ _PROCESSORS: Mapping[str, Mapping[str, Any]] = {
     "CLIP": _CLIP,
     "Bit": _CLIP,
     "Blip": _BLIP,
+    "DINOv3ViT": _DINOV3,
     "Siglip": _SIGLIP,
     "ViT": {**_SIGLIP, "do_convert_rgb": False, "default_to_square": True, "resample": 2},
     "OwlViT": _OWL,
@@ -89,6 +100,12 @@ _OF_MODELS = {
     "blip": "Blip",
     "owlvit": "OwlViT",
     "owlv2": "Owlv2",
+    "clip_vision_model": "CLIP",
+    "siglip_vision_model": "Siglip",
+    "vit": "ViT",
+    "dinov2": "Bit",
+    "dinov2_with_registers": "Bit",
+    "dinov3_vit": "DINOv3ViT",
 }
 
 

@@ -104,10 +104,16 @@ class BackboneTagger(VisionTaggerNetwork):
 
     @gradient_checkpointing.setter
     def gradient_checkpointing(self, is_on: bool) -> None:
+        # What transformers calls it since 5.24, and what it called it before.
+        way = (
+            "activation"
+            if hasattr(self.backbone, "activation_checkpointing_enable")
+            else "gradient"
+        )
         if is_on:
-            self.backbone.gradient_checkpointing_enable({"use_reentrant": False})
+            getattr(self.backbone, f"{way}_checkpointing_enable")({"use_reentrant": False})
         elif self._is_checkpointing:
-            self.backbone.gradient_checkpointing_disable()
+            getattr(self.backbone, f"{way}_checkpointing_disable")()
         self._is_checkpointing = is_on
 
     @property
