@@ -50,8 +50,12 @@ def _match(tables: tuple[str, ...], values: dict[str, Any]) -> int:
     with step_bar("matching", len(parts), quiet=values["quiet"]) as on_part:
         result = match(tables, entries, values["output"], options, steps, on_part=on_part)
     report = read_report(result.folder)
-    share = report.get("texts_matched", 0) / max(1, report.get("texts", 0))
-    told = f"{share:.1%} of the texts match an entry"
+    texts = report.get("texts", 0)
+    told = (
+        f"{report['texts_matched'] / texts:.1%} of the texts match an entry"
+        if texts
+        else "no texts"
+    )
     if "entries" in report:  # which it is when no part is left for others
         told += f", {report['entries_matched']:,} of {report['entries']:,} entries"
     if report.get("entries_dead"):
