@@ -129,6 +129,18 @@ def test_pictures_are_those_of_preprocess_and_augmentation(photos):
             np.testing.assert_array_equal(picture, expected)
 
 
+def test_pictures_are_padded_and_resized_as_published_taggers_were(photos):
+    with loader(photos, batch_size=23, shuffle=False) as source:
+        (batch,) = source.epoch()
+    for picture, path in zip(batch.images, photos.paths, strict=True):
+        with Image.open(path) as image:
+            side = max(image.size)
+            square = Image.new("RGB", (side, side), (255, 255, 255))
+            square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+        expected = np.asarray(square.resize((16, 16), Image.Resampling.BILINEAR))
+        np.testing.assert_array_equal(picture, expected)
+
+
 def test_epochs_follow_one_another_and_each_has_every_image_once(photos):
     with loader(photos, batch_size=4, drop_last=False, seed=3) as source:
         assert source.samples_per_epoch == 23
