@@ -1,8 +1,8 @@
 """The workers of the loader: processes of this machine that make pictures, or the caller itself.
 
 Processes and not threads: a file that brings a decoder down costs one image and not the training, and what decoding and
-augmentation hold of Python's lock is not taken from the training (docs/augmentation.md has the numbers of both). Each is
-a Python of its own that is asked through a pipe by a thread that waits for it: nothing of the caller's program is run
+augmentation hold of Python's lock is not taken from the training (docs/augmentation.md has numbers of both). Each is a
+Python of its own that is asked through a pipe by a thread that waits for it: nothing of the caller's program is run
 again in it, and when the caller dies, of whatever, the pipe is closed and the processes end at once.
 """
 
