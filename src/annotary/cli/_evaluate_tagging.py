@@ -151,9 +151,7 @@ def _tagging(dataset: Path, values: dict[str, Any]) -> int:
         stream.update(
             match.models[0].scores(batch.scores[0]), match.targets(batch.tags), batch.numbers
         )
-    work.failures = [*failures, *work.failures]
-    if failures:  # they have no scores, and are told as what they are
-        work.without_scores = max(0, work.without_scores - len(failures))
+    work.add_failures(failures)
     if not stream.images:
         raise NothingToDo(f"no image of {dataset} has scores{first_failure(work.failures)}")
     tags = _tags(truth, model, match, values["min_support"])

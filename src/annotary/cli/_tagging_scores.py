@@ -187,6 +187,11 @@ class Scoring:
         places = [one.find(item) if isinstance(one, Saved) else -1 for one in self._models]
         return None if None in places else places
 
+    def add_failures(self, failures: Sequence[Failure]) -> None:
+        """Tell images that could not be had when scores were saved as what they are, and not as without scores."""
+        self.failures = [*failures, *self.failures]
+        self.without_scores = max(0, self.without_scores - len(failures))
+
     def tell(self) -> None:
         """What was left out, on standard error."""
         if self.without_scores:

@@ -18,6 +18,8 @@ STYLE = """
 .plot .one { stroke: var(--bar); }
 .plot .two { stroke: var(--warm); }
 .plot .three { stroke: var(--green); }
+.plot .four { stroke: var(--violet); }
+.plot .five { stroke: var(--pale); }
 .plot .ideal { stroke: var(--pale); stroke-width: 1.25; stroke-dasharray: 5 4; }
 .plot .dots { stroke-width: 4; stroke-opacity: .5; }
 .plot .large { stroke-width: 8; }
@@ -26,7 +28,7 @@ STYLE = """
 _WIDTH, _HEIGHT = 420, 320
 _LEFT, _RIGHT, _BOTTOM, _LEGEND = 40, 12, 42, 20
 
-Colour = Literal["one", "two", "three", "ideal"]
+Colour = Literal["one", "two", "three", "four", "five", "ideal"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,10 @@ from annotary.evaluation._line_plot import STYLE as PLOT_STYLE
 STYLE = (
     """
 :root { color-scheme: light dark; --page: #fff; --card: #f6f7f8; --ink: #1b1f23; --pale: #59636e; --line: #d9dde2;
-  --bar: #3457c4; --track: #e7eaee; --warm: #b3541e; --green: #1a7f4b; --link: #2649b8; }
+  --bar: #3457c4; --track: #e7eaee; --warm: #b3541e; --green: #1a7f4b; --violet: #8a3fb0; --link: #2649b8; }
 @media (prefers-color-scheme: dark) { :root { --page: #0f1215; --card: #171b20; --ink: #e6e9ec; --pale: #a0a9b4;
-  --line: #30363e; --bar: #8aa4ff; --track: #262c33; --warm: #f0a36f; --green: #6fd39b; --link: #9db3ff; } }
+  --line: #30363e; --bar: #8aa4ff; --track: #262c33; --warm: #f0a36f; --green: #6fd39b; --violet: #d09bf0;
+  --link: #9db3ff; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 1140px; padding: 28px 16px 64px; background: var(--page); color: var(--ink);
   font: 15px/1.5 system-ui, sans-serif; }
@@ -37,7 +38,7 @@ th button:hover, th[aria-sort] button { color: var(--ink); text-decoration: unde
 th[aria-sort="ascending"] button::after { content: " ↑"; }
 th[aria-sort="descending"] button::after { content: " ↓"; }
 tr.best td { font-weight: 600; }
-.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 310px), 1fr)); gap: 12px 28px; }
+.plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 310px), 1fr)); gap: 12px 28px; }
 figure { margin: 8px 0 0; min-width: 0; }
 input { font: inherit; color: var(--ink); background: var(--card); border: 1px solid var(--line); border-radius: 6px;
   padding: 5px 8px; max-width: 100%; margin: 0 0 8px; }
