@@ -89,6 +89,25 @@ def test_every_key_has_a_help_text():
     assert set(help_texts(StageRecipe)) == {one.name for one in fields(StageRecipe)}
 
 
+def test_the_page_lists_every_key_with_its_default():
+    text = (Path(__file__).parents[2] / "docs" / "train.md").read_text(encoding="utf-8")
+    for entry in fields(TaggerRecipe):
+        value = getattr(TaggerRecipe(), entry.name)
+        record = StageRecipe() if entry.name == "stages" else value
+        for one in fields(record) if not isinstance(record, str) else ():
+            title = "[[stages]]" if entry.name == "stages" else f"[{entry.name}]"
+            (row,) = (
+                line
+                for line in text.splitlines()
+                if line.startswith(f"| `{title}` | `{one.name}` |")
+            )
+            default = getattr(record, one.name)
+            if isinstance(default, int | float) and entry.name != "stages":
+                assert f"| `{str(default).lower()}` |" in row
+    for name in recipe_names():
+        assert f"| `{name}` |" in text
+
+
 def test_a_recipe_extends_another(tmp_path):
     write(tmp_path, 'extends = "joytag"\n[loss]\nkind = "bce"\n[data]\nseed = 7\n', "middle.toml")
     path = write(
@@ -108,6 +127,7 @@ def test_values_are_changed_from_outside():
         "joytag",
         [
             *("optimiser.learning_rate=1e-3", "loss.kind=asl8", "stages.2.samples=1000"),
+            "averaging.decay=.9",
             *(
                 "network.start=dir:models/one",
                 "precision.tf32=false",
@@ -118,6 +138,7 @@ def test_values_are_changed_from_outside():
     assert recipe.optimiser.learning_rate == 1e-3
     assert recipe.optimiser.betas == (0.9, 0.98)
     assert recipe.loss.kind == "asl8"
+    assert recipe.averaging.decay == 0.9
     assert [stage.samples for stage in recipe.stages] == [220_000_000, 1000]
     assert recipe.network.start == "dir:models/one"
     assert not recipe.precision.tf32

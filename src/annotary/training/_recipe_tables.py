@@ -336,6 +336,9 @@ class StageRecipe:
     device_batch_size: int | None = None
     """In place of the data's: larger images need more memory."""
 
+    patch_dropout: float | None = None
+    """Share of the tokens that is left out, in place of the network's."""
+
     restart: bool = True
     """Begin with a new optimiser and a new curve of the learning rate; false goes on with both, at another size."""
 
@@ -344,5 +347,7 @@ class StageRecipe:
         _at_least(self, 1, "image_size", "samples")
         if self.learning_rate is not None and self.learning_rate <= 0:
             raise ValueError(f"learning_rate must be above 0, but got {self.learning_rate}")
+        if self.patch_dropout is not None:
+            _shares(self, "patch_dropout")
         if min(self.batch_size or 1, self.device_batch_size or 1) < 1:
             raise ValueError("batch_size and device_batch_size must be at least 1")

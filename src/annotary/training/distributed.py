@@ -59,14 +59,6 @@ class Processes:
         dist.broadcast_object_list(held, src=0, device=self.device)
         return held[0]
 
-    def gathered(self, thing: Thing) -> list[Thing]:
-        """What each process holds, in their order, on the first; elsewhere an empty list."""
-        if self.count == 1:
-            return [thing]
-        found: list[Any] = [None] * self.count
-        dist.gather_object(thing, found if self.is_first else None, dst=0)
-        return found if self.is_first else []
-
     def wait(self) -> None:
         """Go on when all processes are here."""
         if self.count > 1:
@@ -91,7 +83,10 @@ def running_processes(device: str = "auto") -> Iterator[Processes]:
         rank = dist.get_rank() if dist.is_initialized() else 0
         yield Processes(rank, dist.get_world_size() if dist.is_initialized() else 1, place)
         return
-    dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
+    if place.type == "cuda":
+        dist.init_process_group("nccl", device_id=place)
+    else:
+        dist.init_process_group("gloo")
     try:
         yield Processes(dist.get_rank(), dist.get_world_size(), place)
     finally:

@@ -125,14 +125,19 @@ def open_logs(
         OutputError: A table cannot be written.
         UsageError: TensorBoard or Weights & Biases was asked for and is not installed.
     """
-    sinks: list[Sink] = [Tables(folder, samples)]
-    if recipe.tensorboard:
-        sinks.append(TensorBoard(folder / "tensorboard", samples))
-    if recipe.wandb:
-        sinks.append(WeightsAndBiases(folder, recipe.wandb, settings))
-    if not quiet:
-        is_terminal = sys.stderr.isatty()
-        sinks.append(Bar(samples, total) if is_terminal else Lines(total))
+    sinks: list[Sink] = []
+    try:
+        if recipe.tensorboard:
+            sinks.append(TensorBoard(folder / "tensorboard", samples))
+        if recipe.wandb:
+            sinks.append(WeightsAndBiases(folder, recipe.wandb, settings))
+        sinks.append(Tables(folder, samples))
+        if not quiet:
+            sinks.append(Bar(samples, total) if sys.stderr.isatty() else Lines(total))
+    except BaseException:
+        for sink in sinks:
+            sink.close()
+        raise
     return Logs(sinks)
 
 
@@ -146,7 +151,11 @@ class Tables:
 
     def __init__(self, folder: Path, samples: int) -> None:
         self._steps = _Table(folder / STEPS, STEP_COLUMNS, samples)
-        self._validation = _Table(folder / VALIDATION, VALIDATION_COLUMNS, samples)
+        try:
+            self._validation = _Table(folder / VALIDATION, VALIDATION_COLUMNS, samples)
+        except OutputError:
+            self._steps.close()
+            raise
 
     def step(self, row: Row) -> None:
         """Write a row."""

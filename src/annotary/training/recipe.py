@@ -234,7 +234,7 @@ def _change(content: dict[str, Any], told: str) -> None:
     try:
         value = tomllib.loads(f"value = {text.strip()}")["value"]
     except tomllib.TOMLDecodeError:
-        value = text.strip()  # a text without quotation marks
+        value = _loose(text.strip())
     place: Any = content
     for key in keys[:-1]:
         if isinstance(place, list):
@@ -248,6 +248,14 @@ def _change(content: dict[str, Any], told: str) -> None:
     if isinstance(place, list):
         raise UsageError(f"--set {told}: say which stage and key, such as stages.1.samples")
     place[keys[-1]] = value
+
+
+def _loose(text: str) -> Any:
+    """What TOML does not take for a value: a number such as .9, or a text without quotation marks."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def _stages(value: Any, where: str) -> tuple[StageRecipe, ...]:

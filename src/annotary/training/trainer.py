@@ -181,6 +181,8 @@ class Trainer:
                 learner.restart()
         if network.image_size != plan.image_size:
             network.set_image_size(plan.image_size)
+        dropped = self.recipe.stages[plan.number].patch_dropout
+        network.patch_dropout = self.recipe.network.patch_dropout if dropped is None else dropped
         meter = Meter(plan, self.recipe.logs.every)
         spec = network.preprocess
         with (
