@@ -263,6 +263,33 @@ def test_what_cannot_be_made_is_told(photos, tmp_path):
     assert not (tmp_path / "none" / "dataset.json").exists()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are text there")
+def test_names_that_are_not_utf8_are_found_again(tmp_path):
+    folder = tmp_path / "photos"
+    for number in range(3):
+        name = os.fsdecode(b"caf\xe9" + str(number).encode())
+        add(folder, f"{name}.png", encoded(picture(number), "PNG"), "a")
+    split = SplitOptions(validation=1)
+    made = Recipe((str(folder),), split=split, cache=CacheOptions(cache="off"))
+    build(made, tmp_path / "made")
+    train = TagDataset(tmp_path / "made").train
+    assert train.ids[0].startswith("caf\\udce9")
+    assert [train.path(row).exists() for row in range(2)] == [True, True]
+
+
+def test_ids_are_all_different_and_tags_stand_on_lines(tmp_path):
+    rows = [{"file": f"{n}.png", "tags": ["a\nb", "c"]} for n in range(3)]
+    for number in range(3):
+        add(tmp_path, f"{number}.png", encoded(picture(number), "PNG"), None)
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, [*rows, rows[0]])))
+    built = build(Recipe((str(tmp_path / "t.jsonl"),)), tmp_path / "made")
+    assert TagDataset(tmp_path / "made").tags == ("a b", "c")
+    assert built.reasons == {"same file": 1}
+    report = json.loads((tmp_path / "made" / "report.json").read_text())
+    (gone,) = report["dropped_images"]
+    assert (gone["of"], gone["id"]) == ("0.png", str(tmp_path / "0.png"))
+
+
 def test_the_page_is_escaped_and_needs_nothing_else(photos, tmp_path):
     add(photos, "zz.png", encoded(picture(80), "PNG"), "<script>alert(1)</script>, all, kitty")
     built = build(Recipe((str(photos),), tags=TagListOptions(minimum_tags=0)), tmp_path / "a&b")

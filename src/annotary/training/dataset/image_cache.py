@@ -129,7 +129,8 @@ class ImageCache:
         if self.suffix == ".jpg":
             picture.save(file, "JPEG", quality=quality)
         elif quality is None:
-            picture.save(file, "WEBP", lossless=True, quality=75, method=4)
+            # Method 4 takes twice as long for files that are 2 % smaller.
+            picture.save(file, "WEBP", lossless=True, quality=75, method=2)
         else:
             picture.save(file, "WEBP", quality=quality, method=4)
         write_atomically(path, file.getvalue())

@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from annotary.errors import UsageError
+from annotary.sources._columns import place_in
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -136,7 +137,7 @@ class Split:
             reduced = cached_path(self._cache, self.sha256[row].tobytes().hex(), self._suffix)
             if reduced.exists():
                 return reduced
-        return Path(self.images[row])
+        return Path(place_in(self.images[row], ""))
 
 
 class Texts(Sequence[str]):

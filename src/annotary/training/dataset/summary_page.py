@@ -51,7 +51,8 @@ td.text { text-align: left; overflow-wrap: anywhere; }
 td.bar { width: 38%; min-width: 80px; }
 td.bar span { display: flex; height: 9px; border-radius: 2px; background: var(--track); overflow: hidden; }
 td.bar i { height: 100%; background: var(--bar); }
-td.bar i + i { background: var(--other); }
+td.bar i + i, .other.key { background: var(--other); }
+.key { display: inline-block; width: 9px; height: 9px; border-radius: 2px; background: var(--bar); margin-right: 5px; }
 svg { display: block; width: 100%; height: auto; font: 12px system-ui, sans-serif; }
 svg text { fill: var(--pale); } svg .grid { stroke: var(--line); fill: none; }
 svg rect { fill: var(--bar); }
@@ -162,17 +163,20 @@ def _tag_table(
     tags: Sequence[str], categories: Sequence[str], counts: Sequence[Sequence[int]]
 ) -> str:
     most = max(one + other for one, other in zip(*counts, strict=True))
+    has_categories = any(categories)
     rows = []
     for place in range(min(len(tags), _MOST_TAGS)):
         train, validation = counts[0][place], counts[1][place]
         parts = "".join(f'<i style="width:{100 * n / most:.2f}%"></i>' for n in (train, validation))
+        kind = f"<td>{_safe(categories[place])}</td>" if has_categories else ""
         rows.append(
-            f"<tr><td>{_safe(tags[place])}</td><td>{_safe(categories[place])}</td>"
+            f"<tr><td>{_safe(tags[place])}</td>{kind}"
             f'<td>{train:,}</td><td>{validation:,}</td><td class="bar"><span>{parts}</span></td></tr>'
         )
     more = f"<p>The {_MOST_TAGS} most frequent of {len(tags):,}; tags.csv has all.</p>"
     return (
-        '<div class="scroll"><table><tr><th>tag<th>category<th>train<th>validation<th></tr>'
+        f'<div class="scroll"><table><tr><th>tag{"<th>category" if has_categories else ""}'
+        '<th><i class="key"></i>train<th><i class="key other"></i>validation<th></tr>'
         + "".join(rows)
         + "</table></div>"
         + (more if len(tags) > _MOST_TAGS else "")
