@@ -170,6 +170,12 @@ def test_targets_that_are_not_known_do_not_count() -> None:
         assert loss.item() == pytest.approx(alone.item(), rel=1e-5)
 
 
+def test_whole_images_may_not_count() -> None:
+    logits, targets = torch.randn(3, 4), torch.randint(0, 2, (3, 4))
+    found = tagging_loss(logits, targets, weights=torch.tensor([[1.0], [0.0], [1.0]]))
+    assert found.item() == pytest.approx(tagging_loss(logits[::2], targets[::2]).item(), rel=1e-6)
+
+
 def test_rare_tags_weigh_more() -> None:
     found = positive_weights(torch.tensor([50, 10, 1, 0, 100]), 100)
     assert found.tolist() == [1.0, 9.0, 99.0, 100.0, 0.0]

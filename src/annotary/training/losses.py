@@ -112,7 +112,7 @@ def tagging_loss(
         kind: One of `LOSS_NAMES`.
         gamma: Exponent of the focal losses, 0 or more.
         scale: Multiplies the result, besides the factor that a name brings.
-        weights: ``[n, t]``, 0 or more; the mean is weighted by them.
+        weights: ``[n, t]``, or ``[n, 1]`` for whole images, 0 or more; the mean is weighted by them.
         positive_weights: ``[t]``, 0 or more: how much more a tag counts where an image has it; of binary cross entropy.
     """
     form = _FORMS[kind]
@@ -130,7 +130,7 @@ def tagging_loss(
     scale = scale * form.scale
     if weights is None:
         return (loss.sum() if form.is_sum else loss.mean()) * scale
-    weights = weights.to(loss.dtype)
+    weights = weights.to(loss.dtype).expand_as(loss)
     total = (loss * weights).sum()
     return (total if form.is_sum else total / weights.sum().clamp(min=1e-12)) * scale
 
