@@ -99,7 +99,7 @@ def test_posts_of_danbooru(tmp_path):
     image(tmp_path, "original/0345/12345.jpg")
     rows = [
         {
-            "id": 7, "md5": MD5, "file_ext": "png", "rating": "s", "tag_string": "1girl miku vocaloid odd",
+            "id": 0, "md5": MD5, "file_ext": "png", "rating": "s", "tag_string": "1girl miku vocaloid odd",
             "tag_string_general": "1girl", "tag_string_character": "miku", "tag_string_copyright": "vocaloid",
             "tag_string_artist": "", "tag_string_meta": "",
         },
@@ -110,7 +110,7 @@ def test_posts_of_danbooru(tmp_path):
     path = tmp_path / "posts.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)))
     first, second, third, fourth = posts(path, images=tmp_path / "original")
-    assert first.id == "7"
+    assert first.id == "0"
     assert first.tags == (
         ("1girl", "general"), ("miku", "character"), ("vocaloid", "copyright"), ("odd", ""),
         ("rating:sensitive", "rating"),

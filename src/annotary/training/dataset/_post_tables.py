@@ -140,7 +140,7 @@ def danbooru_item(
     """
     ending = str(row.get("file_ext") or "jpg").lstrip(".")
     ending = ending if ending.isalnum() else "jpg"
-    md5, number = str(row.get("md5") or ""), str(row.get("id") or "")
+    md5, number = str(row.get("md5") or ""), str(row.get("id", ""))
     tried = []
     if md5.isalnum():
         tried += [
@@ -188,7 +188,8 @@ def _post(
         )
         items = [danbooru_item(row, name, root, may_fetch=options.images is None) for root in roots]
         item = next((one for one in items if isinstance(one, Item)), items[0])
-        identity = str(row.get("id") or row.get("md5") or name)
+        number = row.get("id")
+        identity = str(row.get("md5") or name) if number is None else str(number)
     else:
         cell = row.get(column) if column is not None else None
         if table is not None and table_row is not None:
