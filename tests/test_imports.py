@@ -95,6 +95,7 @@ NEEDS_EXTRAS = {
     "annotary.training.losses",
     "annotary.training.network",
     "annotary.training.optimisers",
+    "annotary.training.probe",
     "annotary.training.tagger",
     "annotary.training.trainer",
 }
