@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import psutil
 from PIL import Image, ImageDraw, ImageFont
 
 from annotary import images, preprocess
@@ -115,12 +116,12 @@ def tell_parts(split: Split, size: int) -> None:
 
 
 def tell_workers(split: Split, size: int, batch: int, workers: Sequence[int]) -> None:
-    """Images a second from the cache on disk, and once pictures are kept in memory."""
+    """Images a second from the cache on disk, and once pictures are kept in memory, with what the cores work for it."""
     spec = replace(preprocess_of(size), resample="bilinear")
     kept = -(-len(split) * (size * size * 3 + 1) // 2**20) + 1
-    print("\n| workers | images/s from disk | images/s kept in memory |\n|---|---|---|")
+    print("\n| workers | pictures | images/s | ms of a core an image: workers | the caller |")
+    print("|---|---|---|---|---|")
     for count in workers:
-        rates = []
         for cache in (0, kept):
             options = LoadingOptions(batch, count, cache_mb=cache, drop_last=False)
             with Loader(split, spec, options, augmentation=AugmentationOptions()) as loader:
@@ -128,10 +129,20 @@ def tell_workers(split: Split, size: int, batch: int, workers: Sequence[int]) ->
                 for _ in range(loader.batches_per_epoch if cache else 2):
                     next(batches)
                 loader.take_throughput()
+                before = _worked(loader), time.process_time()
                 for _ in range(loader.batches_per_epoch):
                     next(batches)
-                rates.append(loader.take_throughput().rate)
-        print(f"| {count} | {rates[0]:.0f} | {rates[1]:.0f} |", flush=True)
+                found = loader.take_throughput()
+                worked = _worked(loader) - before[0], time.process_time() - before[1]
+                cells = [f"{seconds / found.samples * 1e3:.2f}" for seconds in worked]
+            told = "kept in memory" if cache else "from disk"
+            print(f"| {count} | {told} | {found.rate:.0f} | {' | '.join(cells)} |", flush=True)
+
+
+def _worked(loader: Loader) -> float:
+    """Seconds that cores have worked for the loader's processes."""
+    times = (psutil.Process(one).cpu_times() for one in loader.worker_ids)
+    return float(sum(one.user + one.system for one in times))
 
 
 def tell_threads(split: Split, size: int, workers: Sequence[int]) -> None:
