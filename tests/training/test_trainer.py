@@ -17,6 +17,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("pyarrow")
 
 from annotary.errors import OutputError, UsageError  # noqa: E402
+from annotary.models import find, load_model  # noqa: E402
 from annotary.models.joytag import describe, load  # noqa: E402
 from annotary.runtime import RuntimeOptions  # noqa: E402
 from annotary.training import trainer as trainer_module  # noqa: E402
@@ -321,3 +322,31 @@ def test_fine_tuning_goes_on_from_a_checkpoint_of_its_own_without_what_it_starte
     tuned = weights(result.last)
     assert torch.equal(tuned["norm.weight"], kept["norm.weight"])
     assert not torch.equal(tuned["head.weight"], kept["head.weight"])
+
+
+def test_a_backbone_of_others_is_trained_and_goes_on_with_the_same_bits(dataset, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "image_size": 16, "patch_size": 4}
+    config = transformers.ViTConfig(num_hidden_layers=2, num_attention_heads=2, **sizes)
+    transformers.ViTModel(config).save_pretrained(tmp_path / "vit")
+    processor = {"image_processor_type": "ViTImageProcessor", "size": {"height": 16, "width": 16}}
+    (tmp_path / "vit" / "preprocessor_config.json").write_text(json.dumps(processor))
+    recipe = small_recipe(
+        "network.kind=backbone",
+        f"network.start=dir:{tmp_path / 'vit'}",
+        "optimiser.kind=adamw",
+        "optimiser.learning_rate=1e-3",
+        "optimiser.layer_decay=0.75",
+        "averaging.decay=0.9",
+    )
+    train(recipe, dataset, tmp_path / "whole")
+    with pytest.MonkeyPatch.context() as patch:
+        stop_at_part(patch, 9)
+        with pytest.raises(Stop):
+            train(recipe, dataset, tmp_path / "run")
+    (tmp_path / "vit").rename(tmp_path / "gone")
+    result = train(recipe, dataset, tmp_path / "run")
+    assert losses(tmp_path / "run") == losses(tmp_path / "whole")
+    model = find(f"dir:{result.last}")
+    assert load_model(model, RuntimeOptions(runtime="torch", threads=1)).vocabulary.names == TAGS
