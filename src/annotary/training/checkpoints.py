@@ -119,7 +119,7 @@ def save_checkpoint(
         for path in partial.rglob("*"):
             if path.is_file():
                 _sync(path)
-        _publish(partial, folder)
+        publish(partial, folder)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise OutputError(f"cannot write {folder}: {error.strerror or error}") from error
@@ -337,7 +337,7 @@ def _write_manifest(folder: Path, samples: int, metrics: Mapping[str, float]) ->
     (folder / MANIFEST_FILE).write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
 
 
-def _publish(partial: Path, folder: Path) -> None:
+def publish(partial: Path, folder: Path) -> None:
     """Give a finished folder its name."""
     if folder.exists():
         before = folder.with_name(f".{folder.name}{_REPLACED}")
