@@ -327,3 +327,29 @@ def test_nothing_in_common_is_told_on_one_line(colours, photos, tmp_path):
     )
     result = annotary("evaluate", "tagging", tmp_path / "a.jsonl", "--model", f"dir:{colours}")
     assert "no tag in common" in complaint(result)
+
+
+def test_scores_of_originals_are_those_of_a_training_datasets_pictures(
+    run, colours, photos, tmp_path
+):
+    folder = photos(30)
+    tagged = annotary(
+        *(
+            "tag",
+            folder,
+            "--model",
+            f"dir:{colours}",
+            "--save-scores",
+            tmp_path / "kept",
+            "--quiet",
+        ),
+        *("--output", tmp_path / "out.jsonl"),
+    )
+    assert tagged.returncode == 0, tagged
+    dataset = make_dataset(tmp_path / "dataset", folder, 30)
+    report = report_of(run("evaluate", "tagging", dataset, "--scores", "kept", "--json", "--quiet"))
+    assert report["images"] == 30
+    # The command goes on with what the other one began: only the reduced picture has a new name.
+    model = ("--model", f"dir:{colours}")
+    run("evaluate", "tagging", dataset, *model, "--save-scores", "kept", "--json", "--quiet")
+    assert np.load(tmp_path / "kept" / "scores.npy").shape == (31, 3)

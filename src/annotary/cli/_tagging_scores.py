@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from annotary.cli._options import made
 from annotary.cli._output import tell
-from annotary.cli._tagging_truth import Truth
+from annotary.cli._tagging_truth import Tagged, Truth
 from annotary.errors import UsageError
 from annotary.images import DecodeOptions
 from annotary.pipeline.local import PipelineOptions
@@ -97,9 +97,10 @@ class Saved:
         self._rows = np.memmap(path, "<f2", "r", offset=_HEADER, shape=(rows, width))
         self._names = ImageNames(names[:rows])
 
-    def find(self, item: Item | Failure) -> int | None:
+    def find(self, image: Tagged) -> int | None:
         """The row of an image; None where there is none."""
-        return self._names.find(item.image)
+        found = self._names.find(image.item.image)
+        return self._names.find(image.original) if found is None and image.original else found
 
     def rows(self, places: Sequence[int]) -> Scores:
         """Scores of some images, float32[b, v]."""
@@ -152,25 +153,27 @@ class Scoring:
 
     def _read(self) -> Iterator[tuple[int, Sequence[int], list[Any]]]:
         """Images that all models have saved scores of: nothing is decoded."""
-        for number, (item, tags) in enumerate(self._truth):
-            places = self._saved_places(item)
+        for number, image in enumerate(self._truth):
+            places = self._saved_places(image)
             if places is None:
                 self.without_scores += 1
             else:
-                yield number, tags, places
+                yield number, image.tags, places
 
     def _asked(self) -> Iterator[tuple[int, Sequence[int], list[Any]]]:
         """Images that some models are asked about; others may have saved scores of them."""
         waiting: deque[tuple[int, Sequence[int], list[Any]]] = deque()
 
         def items() -> Iterator[Item | Failure]:
-            for number, (item, tags) in enumerate(self._truth):
-                places = self._saved_places(item)
+            for number, image in enumerate(self._truth):
+                places = self._saved_places(image)
                 if places is None:
                     self.without_scores += 1
                     continue
-                waiting.append((number, tags, places))  # results come in the order of the items
-                yield item
+                waiting.append(
+                    (number, image.tags, places)
+                )  # results come in the order of the items
+                yield image.item
 
         live = [(k, one) for k, one in enumerate(self._models) if isinstance(one, Live)]
         for record, _, beside in annotated(items(), live, len(self._truth), self._values):
@@ -182,9 +185,9 @@ class Scoring:
                 places[k] = beside[_key(k)]
             yield number, tags, places
 
-    def _saved_places(self, item: Item | Failure) -> list[Any] | None:
+    def _saved_places(self, image: Tagged) -> list[Any] | None:
         """The row of an image in all saved scores; None where one has none."""
-        places = [one.find(item) if isinstance(one, Saved) else -1 for one in self._models]
+        places = [one.find(image) if isinstance(one, Saved) else -1 for one in self._models]
         return None if None in places else places
 
     def add_failures(self, failures: Sequence[Failure]) -> None:
@@ -278,7 +281,10 @@ def saved_first(
     from annotary.pipeline import ScoreWriter
 
     decode = made(DecodeOptions, values)
-    decoding = {"reduce": decode.reduce, "max_pixels": decode.max_pixels}
+    # As `annotary tag --save-scores` states them, so that one goes on with what the other began.
+    decoding: dict[str, Any] = {"reduce": decode.reduce, "max_pixels": decode.max_pixels}
+    if decode.transparency != "auto":
+        decoding["transparency"] = decode.transparency
     live = [(k, one) for k, one in enumerate(models) if isinstance(one, Live)]
     failures: list[Failure] = []
     is_whole = False
@@ -295,9 +301,9 @@ def saved_first(
             writers.append((k, writer))
 
         def missing() -> Iterator[Item | Failure]:
-            for item, _ in truth:
-                if not all(writer.holds(item.image) for _, writer in writers):
-                    yield item
+            for image in truth:
+                if not all(writer.holds(image.item.image) for _, writer in writers):
+                    yield image.item
 
         for record, item, beside in annotated(missing(), live, len(truth), values):
             if isinstance(record, Failure):

@@ -25,10 +25,12 @@ class Tagged(NamedTuple):
     Attributes:
         item: The image, or why it cannot be had.
         tags: Places in the list of tags.
+        original: What the image is called elsewhere; empty where it has no other name.
     """
 
     item: Item | Failure
     tags: Sequence[int]
+    original: str = ""
 
 
 class Truth(Protocol):
@@ -84,7 +86,7 @@ class DatasetTruth:
             if "://" in place and not path.exists():
                 yield Tagged(Item(place, url=place), tags)
             else:
-                yield Tagged(Item.from_path(str(path)), tags)
+                yield Tagged(Item.from_path(str(path)), tags, place)
 
     def __len__(self) -> int:
         """How many there are."""

@@ -19,6 +19,7 @@ h2 { font-size: 1.15rem; margin: 44px 0 8px; padding-top: 18px; border-top: 1px 
 h3 { font-size: .95rem; margin: 24px 0 8px; font-weight: 600; overflow-wrap: anywhere; }
 p { margin: 0 0 12px; overflow-wrap: anywhere; }
 .about, figcaption, .note { color: var(--pale); font-size: .9rem; }
+.note { margin: 10px 0 0; }
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(128px, 1fr)); gap: 10px; margin: 16px 0;
   padding: 0; list-style: none; }
 .figures li { padding: 10px 12px; background: var(--card); border-radius: 8px; min-width: 0; }

@@ -58,7 +58,9 @@ def report_page(report: Mapping[str, Any], worst: Sequence[WorstOfTag]) -> str:
         f"{report['dataset']} · {report['images']:,} images · {report['tags']:,} tags ·"
         f" {report['tags_in_means']:,} with {report['minimum_support']:,} or more images count in the means"
     )
-    body = _summary(report) + _plots(report) + _slices(report) + _tags(report) + _worst(worst)
+    body = (
+        _summary(report) + _plots(report) + _slices(report) + _tags(report) + _worst(report, worst)
+    )
     return page(f"Tagging: {escape(report['model'])}", escape(about), body, MARK)
 
 
@@ -295,7 +297,7 @@ def _tags(report: Mapping[str, Any]) -> str:
     )
 
 
-def _worst(worst: Sequence[WorstOfTag]) -> str:
+def _worst(report: Mapping[str, Any], worst: Sequence[WorstOfTag]) -> str:
     if not worst:
         return ""
     pieces = []
@@ -307,8 +309,9 @@ def _worst(worst: Sequence[WorstOfTag]) -> str:
             if images
         )
         pieces.append(f"<section><h3>{escape(one.tag)}</h3>\n{shown}</section>\n")
-    told = (
-        "The tags with the most errors, each with the images that it is most wrong about, by score."
+    told = escape(
+        "The tags with the most errors, each with the images that it is most wrong about by the thresholds of:"
+        f" {report['rules'][0]['rule']}."
     )
     return f'<h2>Worst images</h2>\n<p class="note">{told}</p>\n<div class="wrong">\n{"".join(pieces)}</div>\n'
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -290,35 +290,43 @@ def _group_places(
         groups: [t], the group of each tag, 0..count-1.
         count: How many groups there are.
     """
+    found = np.zeros(count, np.int64)
     if rule == "micro-f1":
         return _best_micro(histograms, groups, count)
     if rule == "macro-f1":
-        return _best_macro(histograms, groups, count)
-    called, hits = _group_curves(histograms, groups, count)
-    return _plateau(-np.abs(called - hits[:, :1]))
-
-
-def _best_macro(histograms: ScoreHistograms, groups: Integers, count: int) -> Integers:
-    if count == histograms.tags:  # nothing to add up, and a table of all tags would be large
-        found = np.zeros(count, np.int64)
-        for rows, called, hits in histograms.curves():
-            found[groups[rows]] = _plateau(_ratio(2 * hits, called + hits[:, :1]))
+        for own, worth in _macro_worth(histograms, groups, count):
+            found[own] = _plateau(worth)
         return found
+    for own, called, hits in _group_curves(histograms, groups, count):
+        found[own] = _plateau(-np.abs(called - hits[:, :1]))
+    return found
+
+
+def _macro_worth(
+    histograms: ScoreHistograms, groups: Integers, count: int
+) -> Iterator[tuple[Integers, Floats]]:
+    """Sums of the F1 of the tags of each group at each edge, some groups at a time."""
+    if count == histograms.tags:
+        for own, called, hits in _group_curves(histograms, groups, count):
+            yield own, _ratio(2 * hits, called + hits[:, :1])
+        return
     sums: Floats = np.zeros((count, BINS + 1))
     for rows, called, hits in histograms.curves():
         np.add.at(sums, groups[rows], _ratio(2 * hits, called + hits[:, :1]))
-    return _plateau(sums)
+    yield np.arange(count), sums
 
 
 def _best_micro(histograms: ScoreHistograms, groups: Integers, count: int) -> Integers:
-    called, hits = _group_curves(histograms, groups, count)
-    positives = int(hits[:, 0].sum())
+    positives = int(histograms.support.sum())
     best, found = 0.0, np.zeros(count, np.int64)
+    # Curves of a few groups are kept; those of single tags would be large.
+    kept = None if count == histograms.tags else list(_group_curves(histograms, groups, count))
     for _ in range(_ROUNDS):
-        found = _plateau(hits - best / 2 * called)
-        taken = found[:, None]
-        right = int(np.take_along_axis(hits, taken, axis=1).sum())
-        given = int(np.take_along_axis(called, taken, axis=1).sum())
+        right = given = 0
+        for own, called, hits in kept or _group_curves(histograms, groups, count):
+            found[own] = places = _plateau(hits - best / 2 * called)
+            right += int(np.take_along_axis(hits, places[:, None], axis=1).sum())
+            given += int(np.take_along_axis(called, places[:, None], axis=1).sum())
         reached = 2 * right / max(given + positives, 1)
         if reached <= best:
             break
@@ -328,14 +336,18 @@ def _best_micro(histograms: ScoreHistograms, groups: Integers, count: int) -> In
 
 def _group_curves(
     histograms: ScoreHistograms, groups: Integers, count: int
-) -> tuple[Integers, Integers]:
-    """What each edge lets through of each group, both int64[count, BINS + 1]."""
+) -> Iterator[tuple[Integers, Integers, Integers]]:
+    """For some groups at a time: which they are, and what each edge lets through, both int64[c, BINS + 1]."""
+    if count == histograms.tags:  # nothing to add up, and a table of all tags would be large
+        for rows, called, hits in histograms.curves():
+            yield groups[rows], called, hits
+        return
     all_called = np.zeros((count, BINS + 1), np.int64)
     all_hits = np.zeros((count, BINS + 1), np.int64)
     for rows, called, hits in histograms.curves():
         np.add.at(all_called, groups[rows], called)
         np.add.at(all_hits, groups[rows], hits)
-    return all_called, all_hits
+    yield np.arange(count), all_called, all_hits
 
 
 def _plateau(worth: Floats | Integers) -> Integers:
