@@ -12,6 +12,7 @@ from annotary.training._recipe_tables import LogsRecipe
 from annotary.training.logs import (
     STEP_COLUMNS,
     VALIDATION_COLUMNS,
+    Bar,
     Lines,
     Logs,
     Tables,
@@ -75,6 +76,17 @@ def test_lines_are_told_now_and_then_and_at_the_end(capsys):
     )
     lines.step({**step(100), "waiting": 0.5})
     assert capsys.readouterr().err.endswith("50% waiting for images\n")
+
+
+def test_a_bar_shows_what_is_told_above_it(capsys):
+    bar = Bar(8, 100)
+    bar.step({**step(16), "loss": 3.25})
+    bar.note("going on from [here]")
+    bar.validation(validation(16))
+    bar.close()
+    told = capsys.readouterr().err
+    assert "going on from [here]" in told
+    assert "validation after 16 samples" in told
 
 
 def test_what_is_asked_for_and_not_installed_is_told(tmp_path):

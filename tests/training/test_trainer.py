@@ -293,10 +293,19 @@ def test_two_runs_in_one_folder_are_refused(dataset, tmp_path):
 def test_images_that_break_are_listed_and_count_nothing(tmp_path):
     data = make_dataset(tmp_path / "data")
     Path(data.train.images[3]).write_bytes(b"no picture")
-    train(small_recipe(), data, tmp_path / "run")
+    assert train(small_recipe(), data, tmp_path / "run").failed == 1
     lines = (tmp_path / "run" / "failures.jsonl").read_text(encoding="utf-8").splitlines()
     assert {json.loads(line)["image"] for line in lines} == {data.train.ids[3]}
     assert all(np.isfinite(float(row[3])) for row in losses(tmp_path / "run")[1:])
+
+
+def test_a_dataset_whose_images_are_gone_ends_the_run(tmp_path):
+    data = make_dataset(tmp_path / "data", train=80)
+    (tmp_path / "data" / "originals").rename(tmp_path / "elsewhere")
+    with pytest.raises(
+        UsageError, match=r"64 of the first 64 images cannot be had, such as train0"
+    ):
+        train(small_recipe("stages=[{image_size=16, samples=80}]"), data, tmp_path / "run")
 
 
 def test_images_with_too_few_tags_are_left_out(dataset):

@@ -158,6 +158,9 @@ def _tell_result(result: TrainingResult, values: dict[str, Any]) -> None:
     if not values["quiet"]:
         if result.was_done:
             tell(f"the run was done before: {result.samples:,} samples")
+        if result.failed:
+            place = values["output"] / "failures.jsonl"
+            tell(f"{result.failed:,} images could not be had and count nothing; see {place}")
         names = {"map": "mAP", "macro_f1": "macro F1", "micro_f1": "micro F1", "loss": "loss"}
         measured = ", ".join(
             f"{names[name]} {result.metrics[name]:.4f}" for name in names if name in result.metrics

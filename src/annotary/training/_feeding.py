@@ -23,6 +23,9 @@ from annotary.training.recipe import TaggerRecipe
 
 FAILURES = "failures.jsonl"
 
+_TRIED = 64
+"""Images after which a run ends if it could have but a few of them: its dataset was moved, or a disk is not there."""
+
 
 class Feed:
     """The images of a run, as one of its processes gets them.
@@ -124,6 +127,7 @@ class Training:
         self._loader = loader
         self._batches = iter(loader)
         self._is_pinned = is_pinned
+        self._tried = self._had = 0
 
     @property
     def position(self) -> tuple[int, int]:
@@ -135,8 +139,21 @@ class Training:
         return self
 
     def __next__(self) -> Part:
-        """The next part."""
-        return _part(next(self._batches), is_pinned=self._is_pinned)
+        """The next part.
+
+        Raises:
+            UsageError: Most images cannot be had.
+        """
+        batch = next(self._batches)
+        self._tried += len(batch.weights)
+        self._had += int((batch.weights > 0).sum())
+        if self._tried >= _TRIED and 2 * self._had < self._tried:
+            first = next(iter(self._loader.failures.values()))
+            raise UsageError(
+                f"{self._tried - self._had} of the first {self._tried} images cannot be had, such as {first.image}:"
+                f" {first.message}; has the dataset been moved?"
+            )
+        return _part(batch, is_pinned=self._is_pinned)
 
     def close(self) -> None:
         """End the workers."""

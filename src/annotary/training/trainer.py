@@ -19,7 +19,7 @@ from pathlib import Path
 from safetensors.torch import load_file
 
 from annotary.evaluation.tagging_thresholds import FittingOptions, fit
-from annotary.training._feeding import FAILURES, Feed, Measuring
+from annotary.training._feeding import FAILURES, Feed, Measuring, failed_images
 from annotary.training._learning import Learner
 from annotary.training._metering import Meter
 from annotary.training._run_folder import CHECKPOINTS, RUN, run_folder
@@ -51,6 +51,7 @@ class TrainingResult:
         last: The last one.
         samples: Images that were seen, over all passes.
         metrics: What was measured at the best one, by name; empty where nothing was.
+        failed: Images that could not be had, and so count nothing; they are listed in `failures.jsonl`.
         was_done: Whether there was nothing left to do.
     """
 
@@ -58,6 +59,7 @@ class TrainingResult:
     last: Path
     samples: int
     metrics: dict[str, float]
+    failed: int
     was_done: bool
 
 
@@ -290,4 +292,5 @@ class Trainer:
         assert best is not None
         known = read_checkpoint(best) if self.processes.is_first else None
         metrics = dict(known.metrics) if known is not None else {}
-        return TrainingResult(best, last, self.samples, metrics, was_done)
+        failed = failed_images(self.output / FAILURES)
+        return TrainingResult(best, last, self.samples, metrics, failed, was_done)
