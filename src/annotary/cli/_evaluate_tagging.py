@@ -87,7 +87,7 @@ truth_options = (
     type=click.IntRange(min=0),
     default=1,
     show_default=True,
-    help="Leave tags that fewer images have out of the means.",
+    help="Leave tags that fewer images have out of the means over tags; micro rates are of all tags.",
 )
 @click.option(
     "--save-thresholds",
@@ -291,8 +291,9 @@ def _measured(
 
     counts = stream.counts[rule]
     chosen = results.counted(counts, tags)
+    everything = np.ones_like(chosen)
     precision, is_exact = stream.average_precision()
-    rules = [{"rule": rule, "threshold": _single(own), **results.means(counts, chosen)}]
+    rules = [{"rule": rule, "threshold": _single(own), **results.means(counts, chosen, everything)}]
     shown, thresholds = counts, own
     if fitting.fit is not None:
         fitted, shown, told = _fit(stream, tags, fitting)
@@ -311,7 +312,7 @@ def _measured(
         "slices": results.slices(shown, precision, tags),
         "frequency_of": "images here" if tags.trained is None else "training images",
         "calibration": results.calibration(stream.histograms),
-        "curve": results.precision_recall(stream.histograms, chosen),
+        "curve": results.precision_recall(stream.histograms, chosen, everything),
         "per_tag": results.per_tag(shown, precision, tags, thresholds),
     }
 
@@ -328,12 +329,15 @@ def _fit(
     fitted = fit(stream.histograms, fitting, tags.categories, stream.halves)
     counts = stream.histograms.counts_at(fitted.places)
     chosen = results.counted(counts, tags)
+    everything = np.ones_like(chosen)
     single = fitted.pooled if fitting.per == "all" else None
-    found = [{"rule": fitted.told, "threshold": single, **results.means(counts, chosen)}]
+    found = [
+        {"rule": fitted.told, "threshold": single, **results.means(counts, chosen, everything)}
+    ]
     others = held_out(fitting, tags.categories, stream.halves, fitted.shrinkage)
     if others is not None:
         name = "the same, each half of the images judged by the other's"
-        found.append({"rule": name, "threshold": None, **results.means(others, chosen)})
+        found.append({"rule": name, "threshold": None, **results.means(others, chosen, everything)})
     return fitted, counts, found
 
 

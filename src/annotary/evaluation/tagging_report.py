@@ -152,6 +152,11 @@ def _summary(report: Mapping[str, Any]) -> str:
             rows.append(("" if place else told_rule(rule), kind, *rates))
     notes = [f"The large numbers are of: {first['rule']}.", trap_of(report["rules"])]
     notes.append(f"Average precision is {_told_precision(report)}.")
+    others = report["tags"] - report["tags_in_means"]
+    if others:
+        notes.append(
+            f"{others:,} tags have too few images for the means and count in micro rates alone."
+        )
     notes += _left_out(report)
     return (
         figures(shown)

@@ -43,18 +43,21 @@ def counted(counts: TagCounts, tags: Tags) -> Booleans:
     return counts.support >= tags.minimum_support
 
 
-def means(counts: TagCounts, chosen: Booleans) -> dict[str, Any]:
+def means(counts: TagCounts, chosen: Booleans, pooled: Booleans | None = None) -> dict[str, Any]:
     """Macro, micro and support-weighted rates of some tags, always side by side.
 
     Args:
         counts: Of all tags.
-        chosen: bool[t], which of them.
+        chosen: bool[t], which of them count in the means over tags.
+        pooled: bool[t], which of them count in the micro rates: also those that no image has and that are given
+            wrongly; those that are chosen when nothing is said.
     """
-    part = _part(counts, chosen)
-    if part is None:
-        nothing = {"precision": None, "recall": None, "f1": None}
-        return {"macro": nothing, "micro": nothing, "weighted": nothing}
-    kinds = {"macro": part.macro(), "micro": part.micro(), "weighted": part.weighted()}
+    part, whole = _part(counts, chosen), _part(counts, chosen if pooled is None else pooled)
+    kinds = {
+        "macro": None if part is None else part.macro(),
+        "micro": None if whole is None else whole.micro(),
+        "weighted": None if part is None else part.weighted(),
+    }
     return {name: _summary(one) for name, one in kinds.items()}
 
 
@@ -65,18 +68,17 @@ def mean_precision(
 
     Args:
         precision: Of each tag.
-        histograms: Of all tags; the micro value is of scores rounded to their bins.
+        histograms: Of all tags, which all count in the micro value; it is of scores rounded to their bins.
         chosen: bool[t], which tags.
     """
     known = chosen & ~np.isnan(precision.value)
     if not known.any():
         return {"macro": None, "micro": None, "weighted": None, "macro_bounds": None}
     weights = histograms.support[known]
-    part = histograms if known.all() else _of_tags(histograms, known)
     bounds = [float(one[known].mean()) for one in (precision.low, precision.high)]
     return {
         "macro": float(precision.value[known].mean()),
-        "micro": part.pooled().average_precision(),
+        "micro": histograms.pooled().average_precision(),
         "weighted": float(precision.value[known] @ weights / weights.sum()),
         "macro_bounds": bounds,
     }
@@ -89,13 +91,13 @@ def slices(
     chosen = counted(counts, tags)
     categories = np.asarray(tags.categories, dtype=object)
     by_category = [
-        _slice(name or "(none)", chosen & (categories == name), counts, precision)
+        _slice(name or "(none)", categories == name, chosen, counts, precision)
         for name in dict.fromkeys(tags.categories)
     ]
     number = counts.support if tags.trained is None else tags.trained
     ends = (*FREQUENCIES[1:], math.inf)
     by_frequency = [
-        _slice(_range(low, high), chosen & (number >= low) & (number < high), counts, precision)
+        _slice(_range(low, high), (number >= low) & (number < high), chosen, counts, precision)
         for low, high in zip(FREQUENCIES, ends, strict=True)
     ]
     return {
@@ -137,26 +139,29 @@ def per_tag(
     return found
 
 
-def precision_recall(histograms: ScoreHistograms, chosen: Booleans) -> list[dict[str, float]]:
+def precision_recall(
+    histograms: ScoreHistograms, chosen: Booleans, pooled: Booleans | None = None
+) -> list[dict[str, float]]:
     """Precision, recall and F1 of one threshold for all tags, at thresholds spread evenly over logits.
 
     Args:
         histograms: Of all tags.
         chosen: bool[t], the tags that count in the means.
+        pooled: bool[t], those that count in micro rates; the same when nothing is said.
     """
     odds = 2.0 ** np.linspace(-20, 14, _CURVE_POINTS)
     places = np.unique(np.searchsorted(edges(), odds / (1 + odds)).clip(0, BINS - 1))
     totals = np.zeros((3, len(places)))
     micro = np.zeros((3, len(places)))
     for rows, called, hits in histograms.curves():
-        own = chosen[rows]
-        c, h, total = called[own][:, places], hits[own][:, places], hits[own][:, :1]
+        c, h, total = called[:, places], hits[:, places], hits[:, :1]
+        own, whole = chosen[rows], (chosen if pooled is None else pooled)[rows]
         totals += [
-            _ratio(h, c).sum(axis=0),
-            _ratio(h, total).sum(axis=0),
-            _ratio(2 * h, c + total).sum(axis=0),
+            one[own].sum(axis=0)
+            for one in (_ratio(h, c), _ratio(h, total), _ratio(2 * h, c + total))
         ]
-        micro += [c.sum(axis=0), h.sum(axis=0), np.full(len(places), total.sum())]
+        positives = np.full(len(places), total[whole].sum())
+        micro += [c[whole].sum(axis=0), h[whole].sum(axis=0), positives]
     totals /= max(int(chosen.sum()), 1)
     rates = _ratio(micro[1], micro[0]), _ratio(micro[1], micro[2])
     f1 = _ratio(2 * micro[1], micro[0] + micro[2])
@@ -211,15 +216,20 @@ def _bins(columns: Sequence[npt.NDArray[Any]]) -> list[dict[str, float]]:
 
 
 def _slice(
-    name: str, chosen: Booleans, counts: TagCounts, precision: BoundedPrecision
+    name: str,
+    within: Booleans,
+    chosen: Booleans,
+    counts: TagCounts,
+    precision: BoundedPrecision,
 ) -> dict[str, Any]:
-    known = chosen & ~np.isnan(precision.value)
+    own = within & chosen
+    known = own & ~np.isnan(precision.value)
     return {
         "name": name,
-        "tags": int(chosen.sum()),
-        "support": int(counts.support[chosen].sum()),
+        "tags": int(own.sum()),
+        "support": int(counts.support[own].sum()),
         "map": float(precision.value[known].mean()) if known.any() else None,
-        **means(counts, chosen),
+        **means(counts, own, within),
     }
 
 
@@ -240,15 +250,9 @@ def _part(counts: TagCounts, chosen: Booleans) -> TagCounts | None:
     return part
 
 
-def _of_tags(histograms: ScoreHistograms, chosen: Booleans) -> ScoreHistograms:
-    """The histograms of all tags together that are chosen, as of one tag: what is pooled is the same."""
-    found = ScoreHistograms(1)
-    found.all = histograms.all.sum(axis=0, dtype=np.int64, where=chosen[:, None])[None]
-    found.true = histograms.true.sum(axis=0, dtype=np.int64, where=chosen[:, None])[None]
-    return found
-
-
-def _summary(summary: Summary) -> dict[str, float]:
+def _summary(summary: Summary | None) -> dict[str, float | None]:
+    if summary is None:
+        return {"precision": None, "recall": None, "f1": None}
     return {"precision": summary.precision, "recall": summary.recall, "f1": summary.f1}
 
 
