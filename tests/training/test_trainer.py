@@ -22,6 +22,7 @@ from annotary.models.joytag import describe, load  # noqa: E402
 from annotary.runtime import RuntimeOptions  # noqa: E402
 from annotary.training import trainer as trainer_module  # noqa: E402
 from annotary.training._learning import Learner  # noqa: E402
+from annotary.training._stopping import StopRequests  # noqa: E402
 from annotary.training.checkpoints import whole_checkpoints  # noqa: E402
 from annotary.training.dataset.index import TagDataset  # noqa: E402
 from annotary.training.recipe import TaggerRecipe  # noqa: E402
@@ -163,6 +164,39 @@ def test_a_killed_process_goes_on_with_the_same_bits(dataset, tmp_path):
     ]
     left = {path.name for path in (output / "checkpoints").iterdir()}
     assert left == set(names)
+
+
+def test_a_run_that_is_asked_to_stop_finishes_its_step_and_saves(dataset, tmp_path):
+    recipe = small_recipe("checkpoints.every=1000", "validation.every=0")
+    train(recipe, dataset, tmp_path / "whole")
+    before = signal.getsignal(signal.SIGINT)
+    step = Learner.step
+
+    def interrupted(self, parts, count, learning_rate, place):
+        if place == (0, 2):
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(self, parts, count, learning_rate, place)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Learner, "step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe, dataset, tmp_path / "run")
+    assert signal.getsignal(signal.SIGINT) is before
+    (saved,) = whole_checkpoints(tmp_path / "run" / "checkpoints")
+    assert saved.samples == 24
+    train(recipe, dataset, tmp_path / "run")
+    assert losses(tmp_path / "run") == losses(tmp_path / "whole")
+
+
+def test_asked_twice_it_ends_at_once():
+    with StopRequests() as stops:
+        signal.raise_signal(signal.SIGINT)
+        assert stops.is_asked
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    with StopRequests(is_active=False) as stops, pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+    assert not stops.is_asked
 
 
 def test_a_checkpoint_tags_at_once(dataset, tmp_path):

@@ -120,7 +120,7 @@ def _train(name: str, values: dict[str, Any]) -> None:
         try:
             result = trainer.run()
         except KeyboardInterrupt as error:
-            raise Stopped("stopped; the same command goes on from its last checkpoint") from error
+            raise Stopped("stopped; the same command goes on") from error
         if processes.is_first:
             _tell_result(result, values)
 

@@ -24,6 +24,7 @@ from annotary.training._learning import Learner
 from annotary.training._metering import Meter
 from annotary.training._run_folder import CHECKPOINTS, RUN, run_folder
 from annotary.training._run_parts import categories_of, loss_of, measuring_loss_of, new_network
+from annotary.training._stopping import StopRequests
 from annotary.training._validation import Measured, measure
 from annotary.training.checkpoints import (
     WEIGHTS_FILE,
@@ -148,11 +149,12 @@ class Trainer:
             place = _Place()
             learner, network = self._learner(found, place)
             was_done = place.samples == self.samples
-            with self._logs(place) as logs:
+            stops = StopRequests(is_active=self.processes.count == 1)
+            with stops, self._logs(place) as logs:
                 for note in self._notes(network, found, place):
                     logs.note(note)
                 for plan in self.stages[place.stage :]:
-                    self._do_stage(plan, place, learner, network, logs)
+                    self._do_stage(plan, place, learner, network, logs, stops)
             return self._result(was_done=was_done)
 
     def _learner(self, found: Path | None, place: _Place) -> tuple[Learner, TaggerNetwork]:
@@ -174,6 +176,7 @@ class Trainer:
         learner: Learner,
         network: TaggerNetwork,
         logs: Logs,
+        stops: StopRequests,
     ) -> None:
         """Do what is left of a stage."""
         if place.stage != plan.number:
@@ -205,7 +208,9 @@ class Trainer:
                 if meter.is_due(place.step):
                     logs.step(meter.row(place.step, place.samples, stepped))
                 is_measured = is_end or self._is_due(self.recipe.validation.every, place, plan)
-                is_saved = is_end or self._is_due(self.recipe.checkpoints.every, place, plan)
+                is_saved = stops.is_asked or self._is_due(
+                    self.recipe.checkpoints.every, place, plan
+                )
                 if is_measured or is_saved:
                     measured = self._measure(learner, measuring) if is_measured else None
                     self._save(place, learner, network, measured)
@@ -217,6 +222,8 @@ class Trainer:
                             )
                         )
                     meter.restart()
+                if stops.is_asked:
+                    stops.obey()
 
     def _is_due(self, every: int, place: _Place, plan: StagePlan) -> bool:
         """Whether the step that was just done has gone over a multiple of so many samples."""
