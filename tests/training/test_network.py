@@ -343,6 +343,12 @@ def test_depths_rise_from_the_stem_to_the_head(directory):
     assert network.depth_of("module._orig_mod.blocks.1.norm2.bias") == 2
 
 
+def test_the_settings_name_the_loss_as_the_reference_does(directory):
+    for start, loss, expected in ((directory, "bce", "ce"), (None, "asl4", "asl4")):
+        network = build_network(SMALL, SMALL_TAGS, start, image_size=64, loss_type=loss)
+        assert json.loads(network.settings_files()["config.json"])["loss_type"] == expected
+
+
 def test_the_settings_are_those_that_the_network_for_use_reads(directory):
     network = build_network(SMALL, SMALL_TAGS, directory, image_size=64)
     config = JoyTagConfig.from_json(json.loads(network.settings_files()["config.json"]))

@@ -37,6 +37,7 @@ from annotary.models._joytag_vit import (
     load_state,
     sine_positions,
 )
+from annotary.models._vision_tagger_files import Pooling
 from annotary.models.joytag import TAGS_FILE, preprocess_of, tag_lines
 from annotary.training.heads import (
     HEAD_DEVIATION,
@@ -57,6 +58,9 @@ TaggerNetwork: TypeAlias = Union["JoyTagTraining", "BackboneTagger"]
 _LOSS_TYPE = "focal2"
 """What `config.json` says of the loss where nobody does; the reference's class cannot be made without."""
 
+_LOSSES_THERE = {"bce": "ce"}
+"""Losses that the reference calls otherwise."""
+
 _OPTIONAL = ("layerscale_init", "head_mean_after", "cnn_stem", "patch_dropout")
 """Of the settings, those that the reference's class does without."""
 
@@ -72,6 +76,7 @@ def build_network(
     aliases: Mapping[str, str] | None = None,
     seed: int = 0,
     loss_type: str = _LOSS_TYPE,
+    pooling: Pooling | None = None,
 ) -> TaggerNetwork:
     """The network that a recipe tells, on the processor, in float32, ready to be trained.
 
@@ -85,7 +90,8 @@ def build_network(
         images: How many images there are.
         aliases: Other names of tags, each with the name that it stands for, for rows of a checkpoint.
         seed: Of all chance; the same on every process gives the same network.
-        loss_type: What the checkpoint's `config.json` shall say of the loss.
+        loss_type: The loss that it is trained with, for a JoyTag's `config.json`; nothing here depends on it.
+        pooling: What the head of a backbone reads; as `build_backbone` has it.
 
     Raises:
         UsageError: What it should start from does not exist, or the recipe tells of no network that can be.
@@ -98,11 +104,16 @@ def build_network(
     if recipe.kind == "backbone":
         from annotary.training.backbones import build_backbone
 
-        network = build_backbone(recipe, tags, source, image_size, bias=bias, aliases=aliases)
+        network = build_backbone(
+            recipe, tags, source, image_size, pooling=pooling, bias=bias, aliases=aliases
+        )
     elif source:
         network = _joytag_from(source, recipe, tags, image_size, bias, aliases, generator)
     else:
-        network = _joytag_from_chance(recipe, tags, image_size, bias, generator, loss_type)
+        network = _joytag_from_chance(recipe, tags, image_size, bias, generator)
+    if isinstance(network, JoyTagTraining):
+        told = _LOSSES_THERE.get(loss_type, loss_type)
+        network.config = replace(network.config, loss_type=told)
     network.patch_dropout = recipe.patch_dropout
     network.gradient_checkpointing = recipe.gradient_checkpointing
     if recipe.freeze == "body":
@@ -232,7 +243,6 @@ class JoyTagTraining(JoyTagBody):
             value = getattr(self.config, entry.name)
             if entry.name not in _OPTIONAL or value != entry.default:
                 table[entry.name] = value
-        table["loss_type"] = self.config.loss_type or _LOSS_TYPE
         return {CONFIG_FILE: json.dumps(table, indent="\t") + "\n"}
 
     def _side(self) -> int:
@@ -362,7 +372,6 @@ def _joytag_from_chance(
     image_size: int,
     bias: Tensor | None,
     generator: torch.Generator,
-    loss_type: str,
 ) -> JoyTagTraining:
     try:
         config = JoyTagConfig(
@@ -375,7 +384,6 @@ def _joytag_from_chance(
             num_heads=recipe.num_heads,
             cnn_stem=recipe.cnn_stem or None,
             stochdepth_rate=recipe.stochastic_depth,
-            loss_type=loss_type,
         )
     except ValueError as error:
         raise UsageError(f"the recipe's network cannot be: {error}") from error
