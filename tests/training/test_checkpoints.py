@@ -16,6 +16,7 @@ from PIL import Image
 
 torch = pytest.importorskip("torch")
 
+from safetensors import SafetensorError  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 
 from annotary.cards import read_card  # noqa: E402
@@ -189,6 +190,20 @@ def test_a_folder_that_cannot_be_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="cannot write"):
         save_checkpoint(tmp_path / "file" / "x", small_network(), SMALL_TAGS)
+
+
+@pytest.mark.parametrize("name", ["save_file", "torch.save"])
+def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch, name):
+    folder = save(Checkpoints(tmp_path), 10, f1=0.5)
+
+    def fail(*_, **__):
+        raise {"save_file": SafetensorError, "torch.save": RuntimeError}[name]("No space left")
+
+    monkeypatch.setattr(f"annotary.training.checkpoints.{name}", fail)
+    with pytest.raises(OutputError, match=r"cannot write .*samples_10: No space left"):
+        save(Checkpoints(tmp_path), 10, f1=0.7)
+    assert names(tmp_path) == ["samples_10"]
+    assert read_checkpoint(folder).metrics == {"f1": 0.5}
 
 
 # Going on

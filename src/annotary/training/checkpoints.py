@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -120,9 +121,11 @@ def save_checkpoint(
             if path.is_file():
                 _sync(path)
         publish(partial, folder)
-    except OSError as error:
+    except (OSError, RuntimeError, SafetensorError) as error:
+        # torch and safetensors have errors of their own for a disk that is full.
         shutil.rmtree(partial, ignore_errors=True)
-        raise OutputError(f"cannot write {folder}: {error.strerror or error}") from error
+        told = str(getattr(error, "strerror", None) or error).split("\n", 1)[0]
+        raise OutputError(f"cannot write {folder}: {told}") from error
     return folder
 
 
