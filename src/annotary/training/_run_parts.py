@@ -15,13 +15,14 @@ from annotary.training.recipe import TaggerRecipe
 
 
 def new_network(
-    recipe: TaggerRecipe, dataset: TagDataset, checkpoint: Path | None = None
+    recipe: TaggerRecipe, dataset: TagDataset, image_size: int, checkpoint: Path | None = None
 ) -> TaggerNetwork:
-    """The network of a run, on the processor, for the images of its first stage.
+    """The network of a run, on the processor.
 
     Args:
         recipe: How it is.
         dataset: Whose tags it has.
+        image_size: Side of its images in pixels.
         checkpoint: From which the run goes on; its architecture is taken, so that what the run started from need not
             be there any more.
     """
@@ -29,7 +30,7 @@ def new_network(
         recipe.network,
         dataset.tags,
         checkpoint,
-        image_size=recipe.stages[0].image_size,
+        image_size=image_size,
         positives=dataset.train.counts(),
         images=len(dataset.train),
         seed=recipe.data.seed,

@@ -70,7 +70,7 @@ def measure_stages(
         stages: The stages.
     """
     alone = Processes(device=processes.device)
-    network = new_network(recipe, dataset)
+    network = new_network(recipe, dataset, stages[0].image_size)
     parameters = sum(weight.numel() for weight in network.parameters())
     trained = sum(weight.numel() for weight in network.parameters() if weight.requires_grad)
     # What is compiled would take minutes before it is faster.

@@ -159,7 +159,11 @@ class Trainer:
 
     def _learner(self, found: Path | None, place: _Place) -> tuple[Learner, TaggerNetwork]:
         """What learns, at the place from which the run goes on."""
-        network = new_network(self.recipe, self.dataset, found)
+        known = None if found is None else read_checkpoint(found)
+        samples = 0 if known is None else known.samples
+        # The end of a stage belongs to it: the next has not changed the size yet.
+        begun = [stage for stage in self.stages if stage.first_sample < samples] or self.stages[:1]
+        network = new_network(self.recipe, self.dataset, begun[-1].image_size, found)
         if found is None:
             return Learner(network, self.loss, self.recipe, self.processes), network
         state = load_checkpoint(found, network)
