@@ -182,7 +182,7 @@ def _even(greatest: float) -> Strengths:
     step = float(np.float32(greatest / (BINS - 1)))
     lower = [step * i for i in range(BINS // 2)]
     upper = [greatest - step * (BINS - 1 - i) for i in range(BINS // 2, BINS)]
-    return Strengths(tuple(np.float32(lower + upper).tolist()), is_signed=True)
+    return Strengths(tuple(np.array(lower + upper, np.float32).tolist()), is_signed=True)
 
 
 def _bits(most: int) -> Strengths:
