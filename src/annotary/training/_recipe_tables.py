@@ -63,6 +63,14 @@ class NetworkRecipe:
     """Model whose weights are taken: a name, `dir:FOLDER`, or of `backbone` a repository. Empty starts from chance.
     Of a JoyTag the head's rows are kept for tags of the same name, and its architecture is taken over."""
 
+    aliases: str = ""
+    """File with other names of tags, two on a line: what a tag of `start` is called, and which tag it stands for. Rows
+    of the head are kept for these, too."""
+
+    pooling: Literal["", "pooled", "mean", "both"] = ""
+    """Of `backbone`: what the head reads: the network's own summary, the mean of its patches' tokens, or one after the
+    other. Empty takes what the head of `start` reads, or else the summary."""
+
     num_blocks: int = 12
     """Transformer blocks."""
 
@@ -99,6 +107,10 @@ class NetworkRecipe:
         _shares(self, "stochastic_depth", "patch_dropout")
         if self.kind == "backbone" and not self.start:
             raise ValueError('start must name a repository or dir:FOLDER when kind is "backbone"')
+        if self.kind != "backbone" and self.pooling:
+            raise ValueError('pooling must be empty unless kind is "backbone"')
+        if self.aliases and not self.start:
+            raise ValueError("aliases must be empty where start is: there are no rows to keep")
 
 
 @dataclass(frozen=True)

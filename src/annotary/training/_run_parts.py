@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from annotary.tasks.tag_rules import read_pairs
 from annotary.training.dataset.index import TAGS, TagDataset
 from annotary.training.losses import TaggingLoss, positive_weights
 from annotary.training.network import TaggerNetwork, build_network
@@ -25,7 +26,13 @@ def new_network(
         image_size: Side of its images in pixels.
         checkpoint: From which the run goes on; its architecture is taken, so that what the run started from need not
             be there any more.
+
+    Raises:
+        UsageError: What it should start from, or the file of aliases, cannot be read.
+        ModelError: What it should start from is damaged, or cannot be trained so.
     """
+    # A checkpoint has the run's own tags, so the aliases need not be there any more, either.
+    is_new = checkpoint is None and recipe.network.aliases
     return build_network(
         recipe.network,
         dataset.tags,
@@ -35,6 +42,8 @@ def new_network(
         images=len(dataset.train),
         seed=recipe.data.seed,
         loss_type=recipe.loss.kind,
+        aliases=dict(read_pairs(Path(recipe.network.aliases))) if is_new else None,
+        pooling=recipe.network.pooling or None,
     )
 
 
