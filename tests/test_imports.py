@@ -96,6 +96,7 @@ NEEDS_EXTRAS = {
     "annotary.training.network",
     "annotary.training.optimisers",
     "annotary.training.probe",
+    "annotary.training.probe_run",
     "annotary.training.tagger",
     "annotary.training.trainer",
 }

@@ -9,6 +9,7 @@ from annotary.cli._groups import LazyGroup
 _MODULES = {
     "dataset": "_train_dataset",
     "tagger": "_train_tagger",
+    "probe": "_train_probe",
 }
 
 

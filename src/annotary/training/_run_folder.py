@@ -19,7 +19,7 @@ from typing import Any
 
 from annotary.errors import OutputError, UsageError
 from annotary.training.dataset.index import TagDataset
-from annotary.training.recipe import TaggerRecipe, changes
+from annotary.training.recipe import changes
 
 RUN = "run.json"
 CHECKPOINTS = "checkpoints"
@@ -29,13 +29,13 @@ _LAYOUT = 1
 
 @contextlib.contextmanager
 def run_folder(
-    output: Path, recipe: TaggerRecipe, dataset: TagDataset, *, must_exist: bool = False
+    output: Path, recipe: Mapping[str, Any], dataset: TagDataset, *, must_exist: bool = False
 ) -> Iterator[bool]:
     """Make a folder a run's own while the context lasts.
 
     Args:
         output: The folder; it is made.
-        recipe: What is done.
+        recipe: What is done: all settings of a recipe, as JSON.
         dataset: What it is done with.
         must_exist: Refuse to begin a new run.
 
@@ -62,7 +62,7 @@ def run_folder(
     try:
         if not _locked(descriptor):
             raise OutputError(f"another process trains in {output}; wait for it, or stop it")
-        settings = {"layout": _LAYOUT, "recipe": recipe.settings(), "dataset": _told(dataset)}
+        settings = {"layout": _LAYOUT, "recipe": dict(recipe), "dataset": _told(dataset)}
         before = _read(place)
         if before is not None:
             _refuse_others(output, before, settings)

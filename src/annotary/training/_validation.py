@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,9 +11,13 @@ import torch
 
 from annotary.evaluation.tagging import Summary, TagCounts
 from annotary.evaluation.tagging_streams import ScoreHistograms
+from annotary.evaluation.tagging_thresholds import FittingOptions, fit
 from annotary.training._learning import Learner, Part
 from annotary.training.distributed import Processes
 from annotary.training.losses import TaggingLoss
+
+_SHRINKAGE = 10.0
+"""Positives that the threshold of all tags is worth, for those of single tags: as of `evaluation.fit_thresholds`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,6 +111,22 @@ def measure(
         images=images,
         seconds=time.monotonic() - started,
     )
+
+
+def fitted_thresholds(
+    histograms: ScoreHistograms, categories: Sequence[str] | None
+) -> dict[str, list[float]] | None:
+    """The preset `balanced`: a threshold for each tag, fitted to images; None where they have none of the tags.
+
+    Args:
+        histograms: Of the scores of the images.
+        categories: Of the tags, [t]; None where they have none.
+    """
+    if not histograms.support.any():
+        return None
+    options = FittingOptions(fit="macro-f1", per="tag", shrinkage=_SHRINKAGE)
+    found = fit(histograms, options, categories or [""] * histograms.tags)
+    return {"balanced": found.values.tolist()}
 
 
 def _added_up(

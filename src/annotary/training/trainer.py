@@ -18,14 +18,13 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
-from annotary.evaluation.tagging_thresholds import FittingOptions, fit
 from annotary.training._feeding import FAILURES, Feed, Measuring, failed_images
 from annotary.training._learning import Learner
 from annotary.training._metering import Meter
 from annotary.training._run_folder import CHECKPOINTS, RUN, run_folder
 from annotary.training._run_parts import categories_of, loss_of, measuring_loss_of, new_network
 from annotary.training._stopping import StopRequests
-from annotary.training._validation import Measured, measure
+from annotary.training._validation import Measured, fitted_thresholds, measure
 from annotary.training.checkpoints import (
     WEIGHTS_FILE,
     Checkpoints,
@@ -38,9 +37,6 @@ from annotary.training.logs import Logs, open_logs
 from annotary.training.network import TaggerNetwork
 from annotary.training.plan import StagePlan, plan_stages
 from annotary.training.recipe import TaggerRecipe
-
-_SHRINKAGE = 10.0
-"""Positives that the threshold of all tags is worth, for those of single tags: as of `evaluation.fit_thresholds`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +139,9 @@ class Trainer:
             UsageError: There is no run, but there must be one; or the loss is no number any more.
             ModelError: What the network starts from cannot be loaded.
         """
-        folder = run_folder(self.output, self.recipe, self.dataset, must_exist=self._must_continue)
+        folder = run_folder(
+            self.output, self.recipe.settings(), self.dataset, must_exist=self._must_continue
+        )
         with folder if self.processes.is_first else nullcontext():
             found = self.processes.told(self._checkpoints.latest())
             place = _Place()
@@ -255,7 +253,9 @@ class Trainer:
                 network,
                 self.dataset.tags,
                 training_state=state,
-                thresholds=None if measured is None else self._thresholds(measured),
+                thresholds=None
+                if measured is None
+                else fitted_thresholds(measured.histograms, self._categories),
                 categories=self._categories,
                 metrics={} if measured is None else measured.metrics,
                 weights=mean,
@@ -263,14 +263,6 @@ class Trainer:
                 about=self._about(),
             )
         self.processes.wait()
-
-    def _thresholds(self, measured: Measured) -> dict[str, list[float]] | None:
-        """A threshold for each tag, fitted to the validation images."""
-        if not measured.histograms.support.any():
-            return None
-        options = FittingOptions(fit="macro-f1", per="tag", shrinkage=_SHRINKAGE)
-        found = fit(measured.histograms, options, self._categories or [""] * len(self.dataset.tags))
-        return {"balanced": found.values.tolist()}
 
     def _about(self) -> dict[str, str]:
         about = {"name": self.recipe.name}
