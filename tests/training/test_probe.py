@@ -8,7 +8,7 @@ from PIL import Image
 
 torch = pytest.importorskip("torch")
 
-from annotary.errors import UsageError  # noqa: E402
+from annotary.errors import ModelError, UsageError  # noqa: E402
 from annotary.images import decode  # noqa: E402
 from annotary.models import joytag, load_model  # noqa: E402
 from annotary.preprocess import fit, to_batch  # noqa: E402
@@ -122,6 +122,23 @@ def test_a_backbone_gets_a_head(tmp_path, pictures):
     model = load_model(f"dir:{probe.write(tmp_path / 'after')}", runtime)
     check(model, probe, found, pictures, 1e-4)
     assert found.features.shape == (1, COUNT, network.config.vision_config.hidden_size)
+
+
+def test_a_backbone_of_the_hub_is_found_again_without_a_network(tmp_path, monkeypatch):
+    pytest.importorskip("transformers")
+    from tests.hub_server import COMMIT, FakeRepository, running_hub
+    from tests.training.test_backbones import make_backbone
+
+    before, _ = make_backbone(tmp_path / "before", "siglip")
+    files = {path.name: path.read_bytes() for path in before.iterdir()}
+    with running_hub(monkeypatch, tmp_path / "home") as server:
+        server.repositories["someone/backbone"] = FakeRepository({COMMIT: files})
+        first = open_source("hf:someone/backbone")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    again = open_source("hf:someone/backbone")
+    assert (again.kind, again.fingerprint) == ("backbone", first.fingerprint)
+    with pytest.raises(ModelError, match="someone/other is not on this machine"):
+        open_source("hf:someone/other")
 
 
 # How it is trained

@@ -143,6 +143,14 @@ def open_source(name: str, options: RuntimeOptions | None = None) -> FeatureSour
     except UsageError:
         directory = backbone_directory(name)  # tells what is wrong with it
         return _backbone_source(name, directory)
+    except ModelError as error:
+        # Without a network nobody can say that a repository is no tagger, but its backbone may be here.
+        if not name.startswith("hf:"):
+            raise
+        try:
+            return _backbone_source(name, backbone_directory(name))
+        except (UsageError, ModelError):
+            raise error from None
     if found.card.family == "dual_encoder":
         return _backbone_source(name, found.directory)
     model: Any = load_model(found, options)
