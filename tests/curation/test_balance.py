@@ -416,7 +416,9 @@ def test_tables_that_are_being_matched_anew(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         match([tmp_path / "in"], ENTRIES, again, steps=ONE)
     monkeypatch.undo()
-    with pytest.raises(UsageError, match="not written to its end by annotary curate match"):
+    with pytest.raises(
+        UsageError, match="was not written to its end: first give the command again"
+    ):
         balance(again, tmp_path / "out", BalanceOptions(t=1), ONE)
     match([tmp_path / "in"], ENTRIES, again, steps=ONE)
     balance(again, tmp_path / "out", BalanceOptions(t=10**9), ONE)

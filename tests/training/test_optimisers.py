@@ -320,6 +320,7 @@ def _shared_steps(rank: int, folder: str, expected: list[list[float]]) -> None:
         found = numbers([weight.full_tensor() for weight in weights])
         for one, other in zip(found, expected, strict=True):
             assert one == pytest.approx(other, rel=1e-12, abs=1e-12)
+        dist.barrier()  # who ends while another still talks to it ends that one as well
     finally:
         dist.destroy_process_group()
 

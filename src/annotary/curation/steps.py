@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self
 
-from annotary.curation.tables import BrokenPart, Part, first_line
+from annotary.curation.tables import BrokenPart, Part, first_line, refuse_unfinished
 from annotary.errors import MissingExtra, OutputError, UsageError
 from annotary.records import Failure, to_line
 from annotary.runtime import available_cores
@@ -306,6 +306,7 @@ def read_report(folder: Path) -> dict[str, Any]:
     try:
         return dict(json.loads((folder / REPORT).read_text(encoding="utf-8")))
     except FileNotFoundError as error:
+        refuse_unfinished(folder)
         raise UsageError(
             f"{folder} holds no report; is it the output of annotary curate?"
         ) from error
