@@ -24,7 +24,7 @@ from annotary.evaluation.tagging_files import (
     records_of,
 )
 
-HEAD = Path("/work/shared/data/joytag/full-metrics.head.txt")
+HEAD = Path(__file__).parents[3] / "shared" / "data" / "joytag" / "full-metrics.head.txt"
 
 NAMES = st.text(
     st.characters(codec="utf-8", exclude_categories=("Cc", "Zl", "Zp")), min_size=1
