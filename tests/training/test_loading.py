@@ -485,7 +485,7 @@ def test_an_image_that_brings_a_worker_down_costs_that_image_alone(photos, monke
         assert (batch.images[5] == 255).all()
         failure = source.failures["photo 5"]
     assert failure.error == "UnreadableImage"
-    assert failure.message == "the process that prepared it ended with code 7: out of luck"
+    assert failure.message == "the process that prepared it ended with 7: out of luck"
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -502,7 +502,7 @@ def test_workers_that_cannot_be_started_are_told(photos, monkeypatch):
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with (
         loader(photos, workers=1, batch_size=4) as source,
-        pytest.raises(AnnotaryError, match="cannot be started: it ended with code 1"),
+        pytest.raises(AnnotaryError, match="cannot be started: it ended with 1"),
     ):
         next(iter(source))
 

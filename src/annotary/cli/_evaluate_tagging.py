@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 
-from annotary.cli._annotating import DEFAULT_MODEL, model_option
+from annotary.cli._annotating import DEFAULT_MODEL, Function, model_option
 from annotary.cli._evaluating import FILE, first_failure, give, image_column_option, output_option
 from annotary.cli._measuring import (
     check_replaceable,
@@ -44,7 +44,7 @@ MOST_LISTED = 1000
 _NO_THRESHOLDS = ("top", "exclude", "keep", "mcut", "min_tags", "rating")
 """Of the options of tagging, those that no threshold comes from."""
 
-truth_options = (
+_truth_options = (
     image_column_option,
     click.option("--tag-column", metavar="NAME", help="Column of a table that holds the tags."),
     click.option(
@@ -63,6 +63,13 @@ truth_options = (
 )
 
 
+def truth_options(function: Function) -> Function:
+    """Give a command the options that say which images there are, and their tags."""
+    for option in reversed(_truth_options):
+        function = option(function)
+    return function
+
+
 @click.command("tagging", cls=SectionedCommand, short_help="Compare tags with known ones.")
 @click.argument("dataset", type=FILE, metavar="DATASET")
 @model_option
@@ -78,10 +85,7 @@ truth_options = (
     metavar="FOLDER",
     help="Keep the scores there; what it holds already is not worked out again.",
 )
-@truth_options[0]
-@truth_options[1]
-@truth_options[2]
-@truth_options[3]
+@truth_options
 @click.option(
     "--min-support",
     type=click.IntRange(min=0),

@@ -51,10 +51,7 @@ if TYPE_CHECKING:
     metavar="FOLDER",
     help="Keep the scores of each model in a folder there; what it holds already is not worked out again.",
 )
-@truth_options[0]
-@truth_options[1]
-@truth_options[2]
-@truth_options[3]
+@truth_options
 @click.option(
     "--min-support",
     type=click.IntRange(min=1),

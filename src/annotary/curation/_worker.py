@@ -3,43 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import pickle
-import queue
-import signal
-import sys
-import threading
 import traceback
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from annotary.errors import AnnotaryError, ImageError, ModelError, OutputError, UsageError
+from annotary.runtime.children import serve
 
 
 def main() -> None:
     """Take a step and a folder from standard input, then parts, and answer what came of each on standard output."""
-    # Ctrl-C is for the one that started us, which ends us.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    tasks = sys.stdin.buffer
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a library prints must not stand between the answers
-
-    def tell(found: tuple[str, Any]) -> None:
-        pickle.dump(found, answers)
-        answers.flush()
-
+    take, tell = serve()
     prepare()
     try:
-        step, folder = pickle.load(tasks)
+        step, folder = take()
     except Exception as error:  # noqa: BLE001 - such as a step of a module that is not found here
         tell(_bug(error))
         return
     _import_what_is_needed()
-
-    parts: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    threading.Thread(target=_listen, args=(tasks, parts), daemon=True).start()
     while True:
-        tell(answer(step, parts.get(), folder))
+        tell(answer(step, take(), folder))
 
 
 def prepare() -> None:
@@ -74,15 +58,6 @@ def answer(step: Any, part: Any, folder: Path) -> tuple[str, Any]:
 
 def _bug(error: Exception) -> tuple[str, Any]:
     return "bug", (_copy(error), "".join(traceback.format_exception(error)))
-
-
-def _listen(tasks: BinaryIO, parts: queue.SimpleQueue[Any]) -> None:
-    """Take parts until the one that started us is at its end, or gone; then nobody waits for the part at hand."""
-    try:
-        while True:
-            parts.put(pickle.load(tasks))
-    finally:
-        os._exit(0)
 
 
 def _plain(error: AnnotaryError) -> AnnotaryError:

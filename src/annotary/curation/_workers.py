@@ -1,20 +1,14 @@
 """Processes of this machine that do parts of a step.
 
-Each process is a Python of its own that is given parts through a pipe, one after the other, by a thread that waits for
-it. So nothing of the caller's program is run again in it (as `multiprocessing` would), and when a process dies it is
-known which part it was at: that part is tried once more in a new process, then listed, and the others go on. When the
-caller dies, of whatever, the pipe is closed, and the processes end at once. What they and their libraries print is not
-shown, but its last line is told when one dies.
+Each (`annotary.runtime.children`) is given parts one after the other, by a thread that waits for it. When one dies it
+is known which part it was at: that part is tried once more in a new process, then listed, and the others go on.
 """
 
 from __future__ import annotations
 
-import os
+import contextlib
 import pickle
 import queue
-import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,11 +17,11 @@ from typing import Any
 from annotary.curation.tables import BrokenPart, Part
 from annotary.errors import AnnotaryError
 from annotary.records import Failure
+from annotary.runtime.children import Child
 
 _TRIES = 2
 
 _PATIENCE = 10.0  # seconds that a process may take to end
-_LAST_WORDS = 4096  # bytes
 
 Finish = Callable[[Part, Any], None]
 
@@ -118,14 +112,13 @@ class _Hand(threading.Thread):
         self._job = pickle.dumps((step, folder))
         self._waiting = waiting
         self._done = done
-        self._process: subprocess.Popen[bytes] | None = None
-        self._words = _Words(None)
+        self._child: Child | None = None
         self._must_stop = False
         self._lock = threading.Lock()
 
     def start_process(self) -> None:
         """Start the process, which imports what the step needs while nothing is asked of it."""
-        self._process_at_hand()
+        self._child_at_hand()
 
     def run(self) -> None:
         """Give parts until there are none."""
@@ -149,13 +142,10 @@ class _Hand(threading.Thread):
     def _outcome(self, part: Part) -> Any:
         ended = ""
         for _ in range(_TRIES):
-            process = self._process_at_hand()
+            child = self._child_at_hand()
             try:
-                assert process.stdin is not None
-                assert process.stdout is not None
-                pickle.dump(part, process.stdin)
-                process.stdin.flush()
-                kind, outcome = pickle.load(process.stdout)
+                child.tell(pickle.dumps(part))
+                kind, outcome = child.answer()
             except (OSError, ValueError, EOFError, pickle.UnpicklingError):
                 ended = self._end()
                 if self._must_stop:
@@ -164,89 +154,23 @@ class _Hand(threading.Thread):
             return outcome_of(kind, outcome)
         return Failure.of(part.file, BrokenPart(f"the process that worked on it {ended}"))
 
-    def _process_at_hand(self) -> subprocess.Popen[bytes]:
+    def _child_at_hand(self) -> Child:
         with self._lock:
             if self._must_stop:
                 raise AnnotaryError("stopped")
-            if self._process is None:
-                path = [place or os.getcwd() for place in sys.path]  # noqa: PTH109
-                self._process = subprocess.Popen(
-                    # -P: a file in the current folder that is called as a library is none
-                    [sys.executable, "-P", "-m", "annotary.curation._worker"],
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.PIPE,
-                    env={**os.environ, "PYTHONPATH": os.pathsep.join(path)},
-                )
-                self._words = _Words(self._process.stderr)
-                self._words.start()
-                try:
-                    assert self._process.stdin is not None
-                    self._process.stdin.write(self._job)
-                    self._process.stdin.flush()
-                except OSError:  # it has ended already: whoever waits for its answer finds out
-                    pass
-            return self._process
+            if self._child is None:
+                self._child = Child("annotary.curation._worker")
+                # It may have ended already: whoever waits for its answer finds out.
+                with contextlib.suppress(OSError):
+                    self._child.tell(self._job)
+            return self._child
 
     def _end(self) -> str:
         """End the process and take leave of it; how it ended, if it did so by itself."""
         with self._lock:
-            process, self._process = self._process, None
-        if process is None:
-            return ""
-        try:
-            # One that has closed its pipes is about to end, and its own code says more.
-            code = process.wait(0 if self._must_stop else 1.0)
-        except subprocess.TimeoutExpired:
-            process.terminate()
-            try:
-                code = process.wait(_PATIENCE)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                code = process.wait()
-        for stream in (process.stdin, process.stdout):
-            assert stream is not None
-            try:
-                stream.close()
-            except OSError:  # what it was to be told goes with it
-                continue
-        self._words.join(1.0)
-        return _told(code, self._words.last)
-
-
-class _Words(threading.Thread):
-    """A thread that takes what a process says, and keeps the end of it.
-
-    Args:
-        stream: Its standard error.
-    """
-
-    def __init__(self, stream: Any) -> None:
-        super().__init__(name="annotary-curation-words", daemon=True)
-        self._stream = stream
-        self._tail = b""
-
-    def run(self) -> None:
-        """Take it until there is no more."""
-        with self._stream:
-            while piece := self._stream.read1(_LAST_WORDS):
-                self._tail = (self._tail + piece)[-_LAST_WORDS:]
-
-    @property
-    def last(self) -> str:
-        """The last line that says something."""
-        lines = self._tail.decode("utf-8", "replace").split("\n")
-        return next((line.strip() for line in reversed(lines) if line.strip()), "")[-300:]
-
-
-def _told(code: int, words: str) -> str:
-    """How a process ended."""
-    if code < 0:
-        try:
-            name = signal.Signals(-code).name
-        except ValueError:
-            name = f"signal {-code}"
-        told = f"was ended by {name}" + ("; is there enough memory?" if name == "SIGKILL" else "")
-    else:
-        told = f"ended with {code}"
-    return f"{told}: {words}" if words else told
+            child, self._child = self._child, None
+        return (
+            ""
+            if child is None
+            else child.take_leave(_PATIENCE, grace=0.0 if self._must_stop else 1.0)
+        )

@@ -9,11 +9,8 @@ again in it, and when the caller dies, of whatever, the pipe is closed and the p
 from __future__ import annotations
 
 import contextlib
-import os
 import pickle
 import queue
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -21,6 +18,7 @@ from typing import Any, NamedTuple, Protocol
 
 from annotary.errors import AnnotaryError, UnreadableImage
 from annotary.records import Failure
+from annotary.runtime.children import Child
 from annotary.training._preparing import (
     WHITE,
     Broken,
@@ -32,7 +30,6 @@ from annotary.training._preparing import (
 )
 
 _PATIENCE = 5.0  # seconds that a process may take to end
-_LAST_WORDS = 4096  # bytes
 
 
 class Task(NamedTuple):
@@ -166,17 +163,15 @@ class _Hand(threading.Thread):
         self._job = job
         self._processes = processes
         self._wanted_of = wanted_of
-        self._process: subprocess.Popen[bytes] | None = None
-        self._words = b""
-        self._listener: threading.Thread | None = None
+        self._child: Child | None = None
         self._must_stop = False
         self._lock = threading.Lock()
 
     @property
     def pid(self) -> int | None:
         """The id of its process."""
-        process = self._process
-        return None if process is None else process.pid
+        child = self._child
+        return None if child is None else child.process.pid
 
     def run(self) -> None:
         """Do tasks until there is None."""
@@ -197,8 +192,8 @@ class _Hand(threading.Thread):
         """End the process, whatever it is at; the thread ends by itself."""
         self._must_stop = True
         with self._lock:
-            if self._process is not None:
-                self._process.kill()  # it holds nothing that could be lost
+            if self._child is not None:
+                self._child.process.kill()  # it holds nothing that could be lost
 
     def _outcome(self, task: Task) -> list[Broken]:
         wanted = self._wanted_of(task.rows)
@@ -231,7 +226,7 @@ class _Hand(threading.Thread):
             _Ended: It ended.
             AnnotaryError: No process can be had.
         """
-        if self._process is None:
+        if self._child is None:
             self._start_process()
         kind, outcome = self._exchange((task.slot, task.first, task.epoch, wanted))
         if kind == "bug":
@@ -243,14 +238,13 @@ class _Hand(threading.Thread):
 
     def _exchange(self, told: Any) -> tuple[str, Any]:
         """Tell the process something, unless it is None, and take its answer."""
-        process = self._process
-        if process is None or process.stdin is None or process.stdout is None:
+        child = self._child
+        if child is None:
             raise AnnotaryError("the loader is closed")
         try:
             if told is not None:
-                pickle.dump(told, process.stdin)
-                process.stdin.flush()
-            answer: tuple[str, Any] = pickle.load(process.stdout)
+                child.tell(pickle.dumps(told))
+            answer: tuple[str, Any] = child.answer()
         except (OSError, ValueError, EOFError, pickle.UnpicklingError) as error:
             ended = self._end()
             if self._must_stop:
@@ -259,57 +253,23 @@ class _Hand(threading.Thread):
         return answer
 
     def _start_process(self) -> None:
-        path = [place or os.getcwd() for place in sys.path]  # noqa: PTH109
         with self._lock:
             if self._must_stop:
                 raise AnnotaryError("the loader is closed")
-            self._process = subprocess.Popen(
-                # -P: a file in the current folder that is called as a library is none
-                [sys.executable, "-P", "-m", "annotary.training._loading_worker"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                pass_fds=self._processes.inherited,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(path)},
-            )
-        self._words = b""
-        self._listener = threading.Thread(target=self._listen, args=(self._process,), daemon=True)
-        self._listener.start()
+            self._child = Child("annotary.training._loading_worker", self._processes.inherited)
         with contextlib.suppress(OSError):  # it has ended already, as its answer shows
-            assert self._process.stdin is not None
-            self._process.stdin.write(self._job)
-            self._process.stdin.flush()
+            self._child.tell(self._job)
         try:
             self._exchange(None)
         except _Ended as error:
             raise AnnotaryError(f"a worker of the loader cannot be started: it {error}") from error
 
-    def _listen(self, process: subprocess.Popen[bytes]) -> None:
-        """Take what the process says, and keep the end of it."""
-        assert process.stderr is not None
-        with process.stderr as stream:
-            while text := os.read(stream.fileno(), 65536):
-                self._words = (self._words + text)[-_LAST_WORDS:]
-
     def _end(self) -> str:
         """Take leave of the process; how it ended, if it did so by itself."""
         with self._lock:
-            process, self._process = self._process, None
-        if process is None:
+            child, self._child = self._child, None
+        if child is None:
             return "has ended"
         if self._must_stop:
-            process.kill()
-        try:
-            code = process.wait(_PATIENCE)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            code = process.wait()
-        for stream in (process.stdin, process.stdout):
-            assert stream is not None
-            with contextlib.suppress(OSError):  # what it was to be told goes with it
-                stream.close()
-        if self._listener is not None:
-            self._listener.join(1.0)
-        told = f"ended by signal {-code}" if code < 0 else f"ended with code {code}"
-        last = self._words.decode("utf-8", "replace").strip().rpartition("\n")[2]
-        return f"{told}: {last}" if last else told
+            child.process.kill()
+        return child.take_leave(_PATIENCE, grace=_PATIENCE)
