@@ -10,6 +10,7 @@ _MODULES = {
     "dataset": "_train_dataset",
     "tagger": "_train_tagger",
     "probe": "_train_probe",
+    "curves": "_train_curves",
 }
 
 

@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Literal
 
-STYLE = """
-.plot { display: block; width: 100%; height: auto; font: 12px system-ui, sans-serif;
-  font-variant-numeric: tabular-nums; }
+_LOOK = """
 .plot text { fill: var(--pale); }
 .plot path { fill: none; stroke-width: 2; stroke-linejoin: round; stroke-linecap: round; }
 .plot .grid { stroke: var(--line); stroke-width: 1; }
@@ -24,9 +22,18 @@ STYLE = """
 .plot .dots { stroke-width: 4; stroke-opacity: .5; }
 .plot .large { stroke-width: 8; }
 """
+_FONT = "font: 12px system-ui, sans-serif; font-variant-numeric: tabular-nums;"
+
+STYLE = f"""
+.plot {{ display: block; width: 100%; height: auto; {_FONT} }}{_LOOK}"""
+"""Of a drawing that stands in a page."""
+
+_FILE_STYLE = f"""
+svg {{ {_FONT} }} .page {{ fill: var(--page); }}{_LOOK}"""
 
 _WIDTH, _HEIGHT = 420, 320
 _LEFT, _RIGHT, _BOTTOM, _LEGEND = 40, 12, 42, 20
+_GAP = 16
 
 Colour = Literal["one", "two", "three", "four", "five", "ideal"]
 
@@ -74,7 +81,11 @@ class Axis:
         """Where numbers stand, and which."""
         if not self.is_logarithmic:
             steps = [self.low + (self.high - self.low) * i / 5 for i in range(6)]
-            return [(value, f"{value:.1f}".rstrip("0").rstrip(".") or "0") for value in steps]
+            if self.high >= 1000:
+                return [(value, _short(value)) for value in steps]
+            digits = max(1, 1 - math.floor(math.log10(self.high - self.low)))
+            texts = [f"{value:.{digits}f}".rstrip("0").rstrip(".") or "0" for value in steps]
+            return list(zip(steps, texts, strict=True))
         first, last = (
             math.ceil(math.log10(self.low) - 1e-9),
             math.floor(math.log10(self.high) + 1e-9),
@@ -135,6 +146,31 @@ def line_plot(told: str, across: Axis, up: Axis, lines: Sequence[Line]) -> str:
             pieces.append(f'<path class="{_class(line)}" d="{_path(inside, line.kind)}"/>')
     return (
         f'<svg class="plot" viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="{escape(told)}">'
+        f"{''.join(pieces)}</svg>\n"
+    )
+
+
+def picture_file(colours: str, plots: Sequence[str], columns: int = 2) -> str:
+    """An SVG file that needs no page: drawings in rows, light or dark as the reader has it.
+
+    Args:
+        colours: The style sheet that gives the colours their names.
+        plots: What `line_plot` drew.
+        columns: How many stand side by side.
+    """
+    heights = [int(plot.split('viewBox="0 0 ', 1)[1].split()[1].rstrip('"')) for plot in plots]
+    pieces, top = [], _GAP
+    for start in range(0, len(plots), columns):
+        row = range(start, min(start + columns, len(plots)))
+        for column, place in enumerate(row):
+            left = _GAP + column * (_WIDTH + _GAP)
+            where = f'<svg x="{left}" y="{top}" width="{_WIDTH}" height="{heights[place]}" '
+            pieces.append(where + plots[place].removeprefix("<svg "))
+        top += max(heights[place] for place in row) + _GAP
+    width = _GAP + min(columns, len(plots)) * (_WIDTH + _GAP)
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{top}" viewBox="0 0 {width} {top}">\n'
+        f'<style>{colours}{_FILE_STYLE}</style>\n<rect class="page" width="{width}" height="{top}"/>\n'
         f"{''.join(pieces)}</svg>\n"
     )
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from annotary.evaluation._line_plot import STYLE as PLOT_STYLE
 
-STYLE = (
-    """
+COLOURS = """
 :root { color-scheme: light dark; --page: #fff; --card: #f6f7f8; --ink: #1b1f23; --pale: #59636e; --line: #d9dde2;
   --bar: #3457c4; --track: #e7eaee; --warm: #b3541e; --green: #1a7f4b; --violet: #8a3fb0; --link: #2649b8; }
 @media (prefers-color-scheme: dark) { :root { --page: #0f1215; --card: #171b20; --ink: #e6e9ec; --pale: #a0a9b4;
   --line: #30363e; --bar: #8aa4ff; --track: #262c33; --warm: #f0a36f; --green: #6fd39b; --violet: #d09bf0;
   --link: #9db3ff; } }
-* { box-sizing: border-box; }
+"""
+"""The names that colours have, by light and by dark."""
+
+STYLE = (
+    COLOURS
+    + """* { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 1140px; padding: 28px 16px 64px; background: var(--page); color: var(--ink);
   font: 15px/1.5 system-ui, sans-serif; }
 h1 { font-size: 1.5rem; line-height: 1.25; margin: 0 0 4px; font-weight: 650; overflow-wrap: anywhere; }
