@@ -114,6 +114,8 @@ def protocol(model: Path, photos: Path) -> dict[str, float]:
     for place, record in enumerate(
         tagger.tag([photos / row["file"] for row in rows], threshold=0.0)
     ):
+        if isinstance(record, annotary.Failure):
+            raise SystemExit(f"{record.image}: {record.message}")
         for tag in record.tags:
             scores[place, words[tag.name]] = tag.score
         truth[place, [words[word] for word in rows[place]["tags"] if word in words]] = True
