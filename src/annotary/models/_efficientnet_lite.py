@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +38,7 @@ _STAGES = (
 )
 _STEM_CHANNELS = 32
 _HEAD_CHANNELS = 1280
+_LARGEST = 10.0
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,17 @@ class EfficientNetLiteConfig:
 
     norm_epsilon: float = 1e-3
     """Added to the variance in batch normalisation, as in the TensorFlow original."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        for name in ("width", "depth"):
+            value = getattr(self, name)
+            if not 0.0 < value <= _LARGEST:
+                raise ValueError(
+                    f"{name} must be above 0 and at most {_LARGEST:g}, but got {value}"
+                )
+        if min(self.image_size, self.classes) < 1:
+            raise ValueError("image_size and classes must be at least 1")
 
 
 class ConvNorm(nn.Module):
@@ -126,12 +139,25 @@ class InvertedResidual(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Map ``[b, inputs, h, w]`` to ``[b, outputs, ceil(h / stride), ceil(w / stride)]``."""
-        projected: Tensor = self.project(self.depthwise(self.expand(image)))
+        projected = self.branch(image)
         return image + projected if self.has_shortcut else projected
+
+    def branch(self, image: Tensor) -> Tensor:
+        """What is added to the input where the shapes agree, and else is the output."""
+        projected: Tensor = self.project(self.depthwise(self.expand(image)))
+        return projected
 
 
 class EfficientNetLite(nn.Module):
-    """The network: stem, seven stages of inverted residuals, a 1×1 head, the mean over positions, a classifier."""
+    """The network: stem, seven stages of inverted residuals, a 1×1 head, the mean over positions, a classifier.
+
+    Attributes:
+        config: Its size.
+        stage_channels: Channels of the seven stages' outputs and of the head's.
+    """
+
+    block_class: ClassVar[type[InvertedResidual]] = InvertedResidual
+    """What the stages are made of."""
 
     def __init__(self, config: EfficientNetLiteConfig | None = None) -> None:
         super().__init__()
@@ -140,6 +166,7 @@ class EfficientNetLite(nn.Module):
         self.stem = ConvNorm(3, _STEM_CHANNELS, 3, stride=2, epsilon=epsilon)
         blocks: list[nn.Module] = []
         ends: list[int] = []
+        channels: list[int] = []
         last = len(_STAGES) - 1
         for number, (repeats, kernel, stride, expansion, inputs, outputs) in enumerate(_STAGES):
             inputs = _STEM_CHANNELS if number == 0 else self._round_channels(inputs)
@@ -147,7 +174,7 @@ class EfficientNetLite(nn.Module):
             if 0 < number < last:
                 repeats = math.ceil(repeats * self.config.depth)
             blocks += [
-                InvertedResidual(
+                self.block_class(
                     inputs if repeat == 0 else outputs,
                     outputs,
                     kernel,
@@ -158,8 +185,10 @@ class EfficientNetLite(nn.Module):
                 for repeat in range(repeats)
             ]
             ends.append(len(blocks) - 1)
+            channels.append(outputs)
         self.blocks = nn.ModuleList(blocks)
         self.stage_ends = tuple(ends)
+        self.stage_channels = (*channels, _HEAD_CHANNELS)
         self.head = ConvNorm(outputs, _HEAD_CHANNELS, 1, epsilon=epsilon)
         self.classifier = nn.Linear(_HEAD_CHANNELS, self.config.classes)
 

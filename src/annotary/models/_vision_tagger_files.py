@@ -15,8 +15,9 @@ from annotary.errors import ModelError, UsageError
 from annotary.models._checkpoint_files import CONFIG_FILE, read_json, weight_files
 from annotary.models._checkpoint_preprocess import PREPROCESSOR_FILE, PROCESSOR_FILE
 
-Pooling = Literal["pooled", "mean", "both"]
-"""What a head reads: the network's own summary, the mean of its patches' tokens, or one after the other."""
+Pooling = Literal["pooled", "mean", "both", "stages"]
+"""What a head reads: the network's own summary, the mean of its patches' tokens, one after the other, or mean and
+spread of several stages of a convolutional network."""
 
 TAGGER_FILE = "tagger.json"
 """What the head reads, and how images are prepared; it tells a fine-tuned network from what it was made of."""
@@ -41,7 +42,7 @@ def read_tagger(directory: Path) -> tuple[Pooling, PreprocessSpec]:
     try:
         pooling = table["pooling"]
         if pooling not in get_args(Pooling):
-            raise ValueError(f"pooling must be pooled, mean or both, but got {pooling!r}")
+            raise ValueError(f"pooling must be pooled, mean, both or stages, but got {pooling!r}")
         return pooling, PreprocessSpec.from_table(table["preprocess"])
     except (TypeError, KeyError, ValueError) as error:
         told = f"{error} is missing" if isinstance(error, KeyError) else str(error)

@@ -1,4 +1,7 @@
-"""A vision network of transformers with a linear head: what a fine-tuned backbone is, for training and for use."""
+"""A vision network with a linear head: what a fine-tuned backbone is, for training and for use.
+
+The network is one of transformers, or an EfficientNet-Lite of ours, for which transformers is not imported.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,14 @@ from torch import Tensor, nn
 
 from annotary.errors import MissingExtra, ModelError
 from annotary.models._checkpoint_files import CONFIG_FILE
+from annotary.models._efficientnet_backbone import (
+    EfficientNetBackbone,
+    LitePooling,
+    config_of,
+    is_efficientnet,
+)
 from annotary.models._transformers_loading import load_network, quiet
-from annotary.models._vision_tagger_files import WEIGHTS_FILE, Pooling
+from annotary.models._vision_tagger_files import WEIGHTS_FILE, Pooling, read_tagger
 
 KNOWN = (
     *("dinov2", "dinov2_with_registers", "dinov3_vit", "vit"),
@@ -28,21 +37,33 @@ class VisionTaggerNetwork(nn.Module):
     """A backbone and a head.
 
     Args:
-        backbone: Of transformers; takes `pixel_values` [b, 3, h, w].
+        backbone: Of transformers, which takes `pixel_values` [b, 3, h, w], or an `EfficientNetBackbone`.
         tags: How many outputs the head has.
         pooling: What the head reads: `pooled` is the network's own summary (a class token, or a pooling layer), `mean`
-            the mean of the patches' tokens, `both` one after the other.
+            the mean of the patches' tokens, `both` one after the other. An EfficientNet-Lite was made for one.
+
+    Raises:
+        ModelError: The network has no stages to read.
     """
 
     def __init__(self, backbone: Any, tags: int, pooling: Pooling = "pooled") -> None:
         super().__init__()
         self.backbone: Any = backbone
         self.pooling = pooling
-        width = backbone.config.hidden_size * (2 if pooling == "both" else 1)
+        if isinstance(backbone, EfficientNetBackbone):
+            width = backbone.width
+        elif pooling == "stages":
+            raise ModelError(
+                f"of {backbone.config.model_type} a head reads pooled, mean or both, and not 'stages'"
+            )
+        else:
+            width = backbone.config.hidden_size * (2 if pooling == "both" else 1)
         self.head = nn.Linear(width, tags)
 
     def embed(self, images: Tensor) -> Tensor:
         """What the head reads, float[b, d], of images float[b, 3, h, w]."""
+        if isinstance(self.backbone, EfficientNetBackbone):
+            return cast(Tensor, self.backbone(images))
         config = self.backbone.config
         more: dict[str, Any] = {}
         if config.model_type in _INTERPOLATED and images.shape[-1] != config.image_size:
@@ -66,6 +87,9 @@ class VisionTaggerNetwork(nn.Module):
         Raises:
             ModelError: It does not.
         """
+        if isinstance(self.backbone, EfficientNetBackbone):
+            self.backbone.check_size(height, width)
+            return
         patch = self.backbone.config.patch_size
         if min(height, width) < patch or height % patch or width % patch:
             raise ModelError(
@@ -103,20 +127,23 @@ def empty_backbone(directory: Path, settings: Mapping[str, Any] | None = None) -
     """The image network that a `config.json` tells, whose weights are yet to come.
 
     Args:
-        directory: With `config.json`.
-        settings: As for `load_backbone`.
+        directory: With `config.json`; of an EfficientNet-Lite also with `tagger.json`.
+        settings: As for `load_backbone`; an EfficientNet-Lite knows none.
 
     Raises:
         MissingExtra: transformers is not installed.
         ModelError: The settings are damaged, or of no network that is known here.
     """
-    import transformers
-
+    if is_efficientnet(directory):
+        pooling, _ = read_tagger(directory)
+        return EfficientNetBackbone(config_of(directory), cast(LitePooling, pooling))
     config = vision_config(directory)
     kind, more = _class_of(config)
     for name, value in (settings or {}).items():
         if hasattr(config, name):
             setattr(config, name, value)
+    import transformers
+
     with quiet():
         try:
             return getattr(transformers, kind)(config, **more)

@@ -1,4 +1,4 @@
-"""Taggers that are a vision network of Hugging Face (DINOv2 and 3, SigLIP, CLIP, ViT) with a head trained here.
+"""Taggers that are a vision network (DINOv2 and 3, SigLIP, CLIP, ViT, EfficientNet-Lite) with a head trained here.
 
 A directory holds `config.json` of the network, `model.safetensors` with the weights of network (`backbone.`) and head
 (`head.`), `tagger.json`, which says what the head reads and how images are prepared, and `top_tags.txt`, one tag on
@@ -65,8 +65,8 @@ def files(names: Collection[str], options: RuntimeOptions) -> tuple[str, ...] | 
 
 
 def check_libraries(name: str) -> None:
-    """Raise `MissingExtra` where torch or transformers is not installed."""
-    if find_spec("torch") is None or find_spec("transformers") is None:
+    """Raise `MissingExtra` where torch is not installed; what else a network needs, its `config.json` tells."""
+    if find_spec("torch") is None:
         raise MissingExtra(f"{name}, a fine-tuned vision network,", "torch")
 
 
@@ -94,7 +94,7 @@ def load(card: Card, directory: Path, options: RuntimeOptions) -> VisionTagger:
 
     Raises:
         ModelError: A file is missing, damaged, or does not fit the others.
-        MissingExtra: There is no torch, or no transformers.
+        MissingExtra: There is no torch, or no transformers where the network is one of its.
     """
     check_libraries(card.name)
     pooling, _ = read_tagger(directory)

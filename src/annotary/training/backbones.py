@@ -1,5 +1,7 @@
 """Taggers of vision networks that others trained: DINOv2 and 3, SigLIP, CLIP and ViT of Hugging Face, with a new head.
 
+The starter's own network, which needs no transformers, is that of `efficientnet.py`; here both are begun.
+
 Papers: Oquab et al., "DINOv2" (2023); Siméoni et al., "DINOv3" (2025); Zhai et al., "Sigmoid Loss for Language Image
 Pre-Training" (2023); Radford et al., "Learning Transferable Visual Models" (2021); Dosovitskiy et al., "An Image is
 Worth 16x16 Words" (2021). The networks are those of the library transformers (Apache-2.0); weights have licences of
@@ -22,6 +24,7 @@ from annotary.cards import PreprocessSpec
 from annotary.errors import UsageError
 from annotary.models._checkpoint_files import CONFIG_FILE
 from annotary.models._checkpoint_preprocess import read_preprocess
+from annotary.models._efficientnet_backbone import is_efficientnet
 from annotary.models._vision_tagger_files import (
     TAGGER_FILE,
     Pooling,
@@ -183,12 +186,13 @@ def build_backbone(
     """A backbone with a head for some tags, on the processor, in float32.
 
     Args:
-        recipe: Of it `stochastic_depth` matters, where the network knows it.
+        recipe: Of it `stochastic_depth` matters, where the network knows it, as DINOv2 and EfficientNet-Lite do.
         tags: What is trained, in the order of the outputs.
-        start: A folder or a repository: a backbone, or one that was fine-tuned here, whose rows are kept by name.
+        start: A folder or a repository: a backbone, or one that was fine-tuned here, whose rows are kept by name; or
+            `starter`, or what else `efficientnet.efficientnet_start` takes.
         image_size: Side of the square images in pixels.
         pooling: What the head reads; when nothing is said, what the checkpoint's head read, otherwise the network's own
-            summary.
+            summary, or of an EfficientNet-Lite its stages.
         bias: float[t], of new tags.
         aliases: Other names of tags, each with the name that it stands for.
 
@@ -196,29 +200,52 @@ def build_backbone(
         UsageError: There is no such backbone.
         ModelError: It is damaged, or cannot be trained so.
     """
-    directory = backbone_directory(start)
-    settings = {"drop_path_rate": recipe.stochastic_depth}
+    from annotary.training.efficientnet import efficientnet_start, tagger_from
+
+    network: BackboneTagger
+    notes: tuple[str, ...] = ()
+    own = efficientnet_start(start)
+    directory = own or backbone_directory(start)
     if (directory / TAGGER_FILE).is_file():
-        network, report = _from_tagger(directory, tags, pooling, settings, bias, aliases)
+        network, report = _from_tagger(directory, tags, pooling, recipe, bias, aliases)
     else:
-        backbone = load_backbone(directory, settings)
-        spec = read_preprocess(directory, backbone.config.model_type)
-        network = BackboneTagger(backbone, len(tags), spec, pooling or "pooled")
+        if own is not None:
+            network, notes = tagger_from(own, pooling, len(tags), recipe.stochastic_depth)
+        else:
+            backbone = load_backbone(directory, _settings(recipe))
+            spec = read_preprocess(directory, backbone.config.model_type)
+            network = BackboneTagger(backbone, len(tags), spec, pooling or "pooled")
         fill_head(network.head, bias=bias, deviation=0.0)
         report = HeadReport(new=tuple(tags))
-    notes: tuple[str, ...] = ()
     if network.image_size != image_size:
-        notes = (f"images have {image_size} pixels a side, and its own have {network.image_size}",)
+        told = f"images have {image_size} pixels a side, and its own have {network.image_size}"
+        notes = (*notes, told)
     network.set_image_size(image_size)
     network.start = StartReport(start, report, notes)
     return network
+
+
+def _empty(
+    directory: Path, pooling: Pooling, tags: int, spec: PreprocessSpec, recipe: NetworkRecipe
+) -> BackboneTagger:
+    """A network that was fine-tuned before, whose weights are yet to come."""
+    if is_efficientnet(directory):
+        from annotary.training.efficientnet import empty_tagger
+
+        return empty_tagger(directory, pooling, tags, spec, recipe.stochastic_depth)
+    return BackboneTagger(empty_backbone(directory, _settings(recipe)), tags, spec, pooling)
+
+
+def _settings(recipe: NetworkRecipe) -> dict[str, Any]:
+    """What a recipe says differently from a network's own `config.json`."""
+    return {"drop_path_rate": recipe.stochastic_depth}
 
 
 def _from_tagger(
     directory: Path,
     tags: Sequence[str],
     pooling: Pooling | None,
-    settings: Mapping[str, Any],
+    recipe: NetworkRecipe,
     bias: Tensor | None,
     aliases: Mapping[str, str] | None,
 ) -> tuple[BackboneTagger, HeadReport]:
@@ -227,8 +254,7 @@ def _from_tagger(
     if pooling not in (None, own):
         raise UsageError(f"{directory} has a head that reads {own!r}, and not {pooling!r}")
     old_tags = tag_lines(directory / TAGS_FILE)
-    backbone = empty_backbone(directory, settings)
-    network = BackboneTagger(backbone, len(old_tags), spec, own)
+    network = _empty(directory, own, len(old_tags), spec, recipe)
     load_weights(network, directory)
     rows, report = match_tags(old_tags, tags, aliases)
     old = (network.head.weight.detach(), network.head.bias.detach())

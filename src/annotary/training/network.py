@@ -281,7 +281,7 @@ class TrainingBlock(Block):
 
 
 def drop_images(values: Tensor, rate: float) -> Tensor:
-    """Values [b, n, d] with those of some images set to 0, and the others divided by the share that is kept.
+    """Values [b, ...] with those of some images set to 0, and the others divided by the share that is kept.
 
     Args:
         values: Of any floating-point type.
@@ -289,7 +289,8 @@ def drop_images(values: Tensor, rate: float) -> Tensor:
     """
     keep = 1.0 - rate
     # Chance is drawn in float32: in half precision keep + chance is rounded up to 1 too often.
-    chance = torch.rand(len(values), 1, 1, device=values.device, dtype=torch.float32)
+    shape = (len(values), *(1,) * (values.ndim - 1))
+    chance = torch.rand(shape, device=values.device, dtype=torch.float32)
     return values * (torch.floor(keep + chance) / keep).to(values)
 
 
