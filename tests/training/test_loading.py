@@ -245,6 +245,43 @@ def test_going_on_with_more_processes_of_training(photos):
         np.testing.assert_array_equal(next(source.epoch()).rows, rest[0].rows[1::2])
 
 
+def test_joined_epochs_leave_no_image_out_whatever_the_batch_and_the_processes(photos):
+    order = [
+        (epoch, row) for epoch in range(3) for row in epoch_order(6, epoch, len(photos)).tolist()
+    ]
+    for size, world in ((4, 1), (5, 2), (1, 3), (30, 1)):  # 30 are more than there are images
+        seen: dict[int, int] = {}
+        for rank in range(world):
+            with loader(
+                photos, batch_size=size, is_joined=True, seed=6, rank=rank, world=world
+            ) as source:
+                assert source.samples_per_epoch == len(photos)
+                for k, batch in enumerate(taken(source, 60 // (size * world))):
+                    assert len(batch.rows) == size
+                    for i, row in enumerate(batch.rows.tolist()):
+                        seen[k * size * world + i * world + rank] = row
+        assert [seen[k] for k in range(len(seen))] == [row for _, row in order[: len(seen)]]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_pictures_of_a_joined_batch_are_drawn_for_their_own_epoch(photos, workers):
+    options = {"is_joined": True, "seed": 4, "augmentation": TRIVIAL}
+    with loader(photos, batch_size=1, **options) as source:
+        single = taken(source, 60)
+    with loader(photos, batch_size=20, workers=workers, **options) as source:
+        whole = taken(source, 3)
+        place = source.position
+    np.testing.assert_array_equal(
+        np.concatenate([one.images for one in whole]),
+        np.concatenate([one.images for one in single]),
+    )
+    assert [(one.epoch, one.place) for one in whole] == [(0, 0), (0, 20), (1, 17)]
+    assert place == (2, 14)
+    with loader(photos, batch_size=20, workers=workers, **options) as again:
+        again.start_at(0, 20)
+        assert_same(taken(again, 2), whole[1:])
+
+
 @pytest.fixture(scope="module")
 def broken(photos: Photos, tmp_path_factory: pytest.TempPathFactory) -> Photos:
     folder = tmp_path_factory.mktemp("broken")

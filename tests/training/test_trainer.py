@@ -414,3 +414,23 @@ def test_a_backbone_of_others_is_trained_and_goes_on_with_the_same_bits(dataset,
     assert losses(tmp_path / "run") == losses(tmp_path / "whole")
     model = find(f"dir:{result.last}")
     assert load_model(model, RuntimeOptions(runtime="torch", threads=1)).vocabulary.names == TAGS
+
+
+def test_there_may_be_no_images_to_measure_on_and_few_to_learn_from(tmp_path):
+    found = make_dataset(tmp_path / "dataset", train=3, validation=0)
+    result = train(small_recipe(), found, tmp_path / "run")
+    assert result.metrics == {}
+    assert result.best == result.last
+    assert len(losses(tmp_path / "run")) == 11
+    assert not measured(tmp_path / "run")[1:]
+    assert describe(result.best).thresholds == {"balanced": {"*": 0.4}}
+
+
+def test_what_is_seen_does_not_depend_on_how_batches_are_put_together(tmp_path):
+    found = make_dataset(tmp_path / "dataset", train=13)  # no multiple of anything
+    still = ("network.stochastic_depth=0", "augmentation.kind=trivial2")
+    for size in (1, 3, 8):
+        train(small_recipe(f"data.device_batch_size={size}", *still), found, tmp_path / str(size))
+    told = [[float(row[3]) for row in losses(tmp_path / str(size))[1:]] for size in (1, 3, 8)]
+    np.testing.assert_allclose(told[1], told[0], rtol=1e-4)
+    np.testing.assert_allclose(told[2], told[0], rtol=1e-4)

@@ -80,6 +80,8 @@ class Feed:
             part_size: Images of a part.
             spec: How the network wants them.
         """
+        if not len(self._validation):
+            return Measuring(None, is_pinned=False)
         loader = self._loader(self._validation, spec, part_size, is_training=False)
         return Measuring(loader, is_pinned=self._is_pinned)
 
@@ -96,7 +98,8 @@ class Feed:
             workers=data.workers,
             cache_mb=data.cache_mb if is_training else 0,
             shuffle=is_training,
-            drop_last=is_training,
+            drop_last=False,
+            is_joined=is_training,
         )
         return Loader(
             images,
@@ -164,23 +167,26 @@ class Measuring:
     """Parts to measure on.
 
     Args:
-        loader: Of the images.
+        loader: Of the images; None where there are none.
         is_pinned: Whether a GPU takes them.
     """
 
-    def __init__(self, loader: Loader, *, is_pinned: bool) -> None:
+    def __init__(self, loader: Loader | None, *, is_pinned: bool) -> None:
         self._loader = loader
         self._is_pinned = is_pinned
 
     def __iter__(self) -> Iterator[Part]:
         """All of them, from the first on."""
+        if self._loader is None:
+            return
         self._loader.start_at(0, 0)
         for batch in self._loader.epoch():
             yield _part(batch, is_pinned=self._is_pinned)
 
     def close(self) -> None:
         """End the workers."""
-        self._loader.close()
+        if self._loader is not None:
+            self._loader.close()
 
 
 class Chosen:

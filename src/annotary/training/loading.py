@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from itertools import pairwise
 from math import prod
 from pathlib import Path
 from types import TracebackType
@@ -81,6 +82,10 @@ class LoadingOptions:
     drop_last: bool = True
     """Leave out the images at the end of an epoch that fill no batch; otherwise there is a smaller one."""
 
+    is_joined: bool = False
+    """Fill the last batch of an epoch with the first images of the next, when batches come without end: no image is
+    left out, and their order is the same whatever the size of a batch and the number of processes."""
+
     def __post_init__(self) -> None:
         for name, least in (("batch_size", 1), ("prefetch", 1), ("cache_mb", 0)):
             if getattr(self, name) < least:
@@ -102,7 +107,7 @@ class Batch(NamedTuple):
         targets: uint8[b, t], 0 or 1.
         weights: float32[b], 1; 0 for what is no image: one that could not be had, or what only fills up.
         rows: int64[b], of the dataset; `NO_ROW` for what only fills up.
-        epoch: 0 for the first.
+        epoch: That it begins in, 0 for the first.
         place: How many samples of the epoch came before it, in all processes of training together.
     """
 
@@ -213,7 +218,7 @@ class Loader:
     def samples_per_epoch(self) -> int:
         """Images of an epoch, in all processes of training together."""
         count, size = len(self._images), self._options.batch_size * self._world
-        return count - count % size if self._options.drop_last else count
+        return count - count % size if self._drops_last else count
 
     @property
     def batches_per_epoch(self) -> int:
@@ -223,7 +228,11 @@ class Loader:
     @property
     def _least(self) -> int:
         """Images that must be left of an epoch for another batch."""
-        return self._options.batch_size * self._world if self._options.drop_last else 1
+        return self._options.batch_size * self._world if self._drops_last else 1
+
+    @property
+    def _drops_last(self) -> bool:
+        return self._options.drop_last and not self._options.is_joined
 
     @property
     def position(self) -> tuple[int, int]:
@@ -285,7 +294,11 @@ class Loader:
 
     def _batches(self, *, is_endless: bool) -> Iterator[Batch]:
         workers = self._started()
-        plans = self._plans(*self._position, is_endless=is_endless)
+        plans = (
+            self._joined_plans(*self._position)
+            if is_endless and self._options.is_joined
+            else self._plans(*self._position, is_endless=is_endless)
+        )
         slots = deque(range(self._layout.slots))
         under_way: deque[_UnderWay] = deque()
 
@@ -338,8 +351,7 @@ class Loader:
         size = self._options.batch_size * self._world
         count = len(self._images)
         while True:
-            shuffled = self._options.shuffle
-            order = epoch_order(self._seed, epoch, count) if shuffled else np.arange(count)
+            order = self._order(epoch)
             while place + self._least <= count:
                 together = order[place : place + size]
                 rows = np.full(-(-len(together) // self._world), NO_ROW, np.int64)
@@ -347,19 +359,45 @@ class Loader:
                 rows[: len(own)] = own
                 end = place + len(together)
                 is_over = end + self._least > count
-                yield _Plan(epoch, place, rows, (epoch + 1, 0) if is_over else (epoch, end))
+                epochs = np.full(len(rows), epoch)
+                yield _Plan(epoch, place, rows, epochs, (epoch + 1, 0) if is_over else (epoch, end))
                 place = end
             epoch, place = epoch + 1, 0
             if not is_endless:
                 return
 
+    def _joined_plans(self, epoch: int, place: int) -> Iterator[_Plan]:
+        """The same, where a batch may begin in an epoch and end in a later one."""
+        size = self._options.batch_size * self._world
+        order = self._order(epoch)
+        own = slice(self._rank, None, self._world)
+        while True:
+            begun, rows, epochs = (epoch, place), np.empty(size, np.int64), np.empty(size, np.int64)
+            filled = 0
+            while filled < size:
+                taken = order[place : place + size - filled]
+                rows[filled : filled + len(taken)] = taken
+                epochs[filled : filled + len(taken)] = epoch
+                filled, place = filled + len(taken), place + len(taken)
+                if place == len(order):
+                    epoch, place = epoch + 1, 0
+                    order = self._order(epoch)
+            yield _Plan(*begun, rows[own], epochs[own], (epoch, place))
+
+    def _order(self, epoch: int) -> npt.NDArray[np.int64]:
+        count = len(self._images)
+        return epoch_order(self._seed, epoch, count) if self._options.shuffle else np.arange(count)
+
     def _begin(self, workers: Workers, plan: _Plan, slot: int) -> _UnderWay:
         rows = plan.rows[plan.rows != NO_ROW].tolist()
         parts = max(1, min(self._options.process_count, len(rows)))
         step = min(_CHUNK, -(-len(rows) // parts)) or 1
+        # A task is of one epoch, as what is drawn depends on it.
+        turns = np.flatnonzero(np.diff(plan.epochs[: len(rows)])) + 1
+        begins = sorted({*range(0, len(rows), step), *turns.tolist()})
         tasks = [
-            Task(slot, first, plan.epoch, tuple(rows[first : first + step]))
-            for first in range(0, len(rows), step)
+            Task(slot, first, int(plan.epochs[first]), tuple(rows[first:end]))
+            for first, end in pairwise([*begins, len(rows)])
         ]
         return _UnderWay(plan, slot, [workers.submit(task) for task in tasks])
 
@@ -382,11 +420,12 @@ class Loader:
 
 
 class _Plan(NamedTuple):
-    """A batch that is to be made: where it begins, its rows, and the position after it."""
+    """A batch that is to be made: where it begins, its rows with the epoch of each, and the position after it."""
 
     epoch: int
     place: int
     rows: npt.NDArray[np.int64]
+    epochs: npt.NDArray[np.int64]
     next: tuple[int, int]
 
 
