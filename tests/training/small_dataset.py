@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from annotary.training.dataset.index import TagDataset
+from annotary.training.dataset.knowledge import SOURCES, Sources
 from annotary.training.recipe import TaggerRecipe, read_recipe
 
 COLOURS = {"blue": (40, 60, 220), "green": (50, 180, 60), "red": (220, 40, 40)}
@@ -34,8 +35,18 @@ def picture(generator: np.random.Generator) -> tuple[Image.Image, set[str]]:
     return Image.fromarray(pixels), {colour, shape}
 
 
-def make_dataset(folder: Path, *, train: int = 24, validation: int = 10) -> TagDataset:
-    """A finished dataset folder with so many images."""
+def make_dataset(
+    folder: Path, *, train: int = 24, validation: int = 10, is_partial: bool = False
+) -> TagDataset:
+    """A finished dataset folder with so many images.
+
+    Args:
+        folder: It is made.
+        train: Images to learn from.
+        validation: Images to measure on.
+        is_partial: Of the first image only the shape is known, of the second only the colour, of the third both, and so
+            on; that an image has not a colour counts half.
+    """
     generator = np.random.default_rng(3)
     originals = folder / "originals"
     originals.mkdir(parents=True)
@@ -45,22 +56,24 @@ def make_dataset(folder: Path, *, train: int = 24, validation: int = 10) -> TagD
             image, tags = picture(generator)
             path = originals / f"{name}{number:03}.png"
             image.save(path)
+            own = sorted(TAGS.index(tag) for tag in tags)
+            source = number % 3
             rows.append(
                 {
                     "id": path.stem,
-                    "tags": sorted(TAGS.index(tag) for tag in tags),
+                    "tags": [tag for tag in own if not is_partial or is_known(source, tag)],
                     "sha256": hashlib.sha256(path.read_bytes()).digest(),
                     "image": str(path),
+                    "source": source,
                 }
             )
-        schema = pa.schema(
-            [
-                ("id", pa.string()),
-                ("tags", pa.list_(pa.int32())),
-                ("sha256", pa.binary(32)),
-                ("image", pa.string()),
-            ]
-        )
+        columns = [
+            ("id", pa.string()),
+            ("tags", pa.list_(pa.int32())),
+            ("sha256", pa.binary(32)),
+            ("image", pa.string()),
+        ]
+        schema = pa.schema(columns + [("source", pa.int32())] * is_partial)
         pq.write_table(pa.Table.from_pylist(rows, schema), folder / f"{name}.parquet")
     (folder / "top_tags.txt").write_text("".join(tag + "\n" for tag in TAGS), encoding="utf-8")
     with (folder / "tags.csv").open("w", encoding="utf-8", newline="") as file:
@@ -68,9 +81,19 @@ def make_dataset(folder: Path, *, train: int = 24, validation: int = 10) -> TagD
         writer.writerow(("index", "tag", "category", "train", "validation"))
         for place, tag in enumerate(TAGS):
             writer.writerow((place, tag, "shape" if tag in SHAPES else "colour", 8, 4))
-    description = {"layout": 1, "cache_suffix": None}
+    description: dict[str, object] = {"layout": 1, "cache_suffix": None}
+    if is_partial:
+        names, absent, groups = ("shapes", "colours"), (1.0, 0.5), ((0,), (1,), (0, 1))
+        sources = Sources(names, ((0, 1), (2, 3, 4)), absent, groups)
+        (folder / SOURCES).write_text(sources.text(), encoding="utf-8")
+        description["sources"] = SOURCES
     (folder / "dataset.json").write_text(json.dumps(description), encoding="utf-8")
     return TagDataset(folder)
+
+
+def is_known(source: int, tag: int) -> bool:
+    """Whether images of a source of the partial dataset know a tag."""
+    return source == 2 or (tag < len(SHAPES)) == (source == 0)
 
 
 def small_recipe(*changed: str) -> TaggerRecipe:

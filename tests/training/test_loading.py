@@ -48,6 +48,13 @@ class Photos:
     def __len__(self) -> int:
         return len(self.paths)
 
+    def weights(
+        self,
+        rows: Sequence[int] | npt.NDArray[np.integer],
+        unknown: float = 0.0,
+    ) -> None:
+        return None
+
     def targets(self, rows: Sequence[int] | npt.NDArray[np.integer]) -> npt.NDArray[np.uint8]:
         return np.eye(3, dtype=np.uint8)[np.asarray(rows) % 3]
 

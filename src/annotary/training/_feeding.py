@@ -109,6 +109,7 @@ class Feed:
             seed=data.seed,
             rank=self._processes.rank,
             world=self._processes.count,
+            unknown=self._recipe.loss.unknown if is_training else 0.0,
             on_failure=self._note_failure,
         )
 
@@ -209,6 +210,12 @@ class Chosen:
         """Which tags images have, uint8[b, t]."""
         return self._split.targets(self._rows[np.asarray(rows, np.int64)])
 
+    def weights(
+        self, rows: Sequence[int] | npt.NDArray[np.integer], unknown: float = 0.0
+    ) -> npt.NDArray[np.float32] | None:
+        """How much each target counts, float32[b, t]; None where all of them count 1."""
+        return self._split.weights(self._rows[np.asarray(rows, np.int64)], unknown)
+
     def path(self, row: int) -> Path:
         """Where the picture of an image is."""
         return self._split.path(int(self._rows[row]))
@@ -271,5 +278,8 @@ def failed_images(path: Path) -> int:
 
 
 def _part(batch: Batch, *, is_pinned: bool) -> Part:
-    tensors = [torch.from_numpy(one) for one in (batch.images, batch.targets, batch.weights)]
+    arrays = [batch.images, batch.targets, batch.weights]
+    if batch.target_weights is not None:
+        arrays.append(batch.target_weights)
+    tensors = [torch.from_numpy(one) for one in arrays]
     return Part(*(one.pin_memory() for one in tensors) if is_pinned else tensors)

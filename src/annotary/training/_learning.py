@@ -32,6 +32,8 @@ from annotary.training.losses import TaggingLoss
 from annotary.training.optimisers import build_optimiser, set_learning_rate
 from annotary.training.recipe import TaggerRecipe
 
+_LEAST_WEIGHT = 1e-12
+
 _NUMBERS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -42,11 +44,13 @@ class Part(NamedTuple):
         images: uint8[b, h, w, 3], RGB, of the size of the stage.
         targets: uint8[b, t], 0 or 1.
         weights: float32[b], 1; 0 for what is no image.
+        target_weights: float32[b, t], how much each target counts, 0..1; None where all count 1.
     """
 
     images: Tensor
     targets: Tensor
     weights: Tensor
+    target_weights: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,11 +129,13 @@ class Learner:
         total = torch.zeros((), device=self.processes.device)
         for number, part in zip(range(count), parts, strict=False):
             images, targets, weights = self._prepared(part, (*place, number))
+            # Parts and processes add up to the same mean only if what it is over does not depend on what they know.
+            entries = None if part.target_weights is None else _entries(part)
             torch.manual_seed(self._seed(*place, number, self.processes.rank))
             with accumulating(self._module, is_last=number == count - 1):
                 with self._casting():
                     logits = self._module(images)
-                loss = self._loss(logits, targets, weights) * share
+                loss = self._loss(logits, targets, weights, entries) * share
                 torch.autograd.backward(scaler.scale(loss))
             total += loss.detach()
         scaler.unscale_(self._optimiser)
@@ -199,16 +205,24 @@ class Learner:
         targets = part.targets.to(self.processes.device, non_blocking=True).float()
         is_whole = bool(part.weights.all())
         mixup = self.recipe.augmentation.mixup
+        known = None
+        if part.target_weights is not None:
+            known = part.target_weights.to(self.processes.device, non_blocking=True)
+            targets = torch.cat([targets * known, known], dim=1)
         if mixup:
             images, targets = mix_up(
                 *(images, targets, mixup, self._seed(stage, step), stage),
                 number * self.processes.count + self.processes.rank,
                 None if is_whole else part.weights,
             )
+        if known is not None:
+            # Of two that are mixed each target counts as much as it is known, and one that is not known not at all.
+            targets, known = targets.chunk(2, dim=1)
+            targets = targets / known.clamp(min=_LEAST_WEIGHT)
         if is_whole:
-            return images, targets, None
+            return images, targets, known
         weights = part.weights.to(self.processes.device)[:, None].expand(targets.shape)
-        return images, targets, weights
+        return images, targets, weights if known is None else weights * known
 
     def _normalised(self, images: Tensor) -> Tensor:
         spec: PreprocessSpec = self.network.preprocess  # type: ignore[assignment]
@@ -224,6 +238,11 @@ class Learner:
         """A number that follows from the recipe's seed and a place, 0..2**63 - 1."""
         mixed = np.random.SeedSequence((self.recipe.data.seed, *place)).generate_state(1, np.uint64)
         return int(mixed[0]) >> 1
+
+
+def _entries(part: Part) -> float:
+    """How many targets a part has, known or not, of what is an image."""
+    return max(float(part.weights.sum()), 1.0) * part.targets.shape[1]
 
 
 def normalised(images: Tensor, spec: PreprocessSpec) -> Tensor:

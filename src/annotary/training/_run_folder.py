@@ -79,6 +79,9 @@ def _told(dataset: TagDataset) -> dict[str, Any]:
         digest.update(split.sha256.tobytes())
         digest.update(split.offsets.tobytes())
         digest.update(split.tags.tobytes())
+        if split.sources is not None and split.absent is not None:
+            digest.update(split.sources.tobytes())
+            digest.update(split.absent.tobytes())
     return {
         "tags": len(dataset.tags),
         "train": len(dataset.train),

@@ -39,7 +39,7 @@ def new_network(
         checkpoint,
         image_size=image_size,
         positives=dataset.train.counts(),
-        images=len(dataset.train),
+        images=dataset.train.amounts(recipe.loss.unknown),
         seed=recipe.data.seed,
         loss_type=recipe.loss.kind,
         aliases=dict(read_pairs(Path(recipe.network.aliases))) if is_new else None,
@@ -52,7 +52,8 @@ def loss_of(recipe: TaggerRecipe, dataset: TagDataset) -> TaggingLoss:
     if recipe.loss.kind != "weighted":
         return TaggingLoss(recipe.loss)
     counts = torch.from_numpy(dataset.train.counts())
-    return TaggingLoss(recipe.loss, positive_weights(counts, len(dataset.train)))
+    images = torch.from_numpy(dataset.train.amounts(recipe.loss.unknown))
+    return TaggingLoss(recipe.loss, positive_weights(counts, images))
 
 
 def measuring_loss_of(recipe: TaggerRecipe) -> TaggingLoss:

@@ -156,4 +156,4 @@ def _kept_bytes(learner: Learner, part: Part) -> int:
 
 
 def _first(part: Part, count: int) -> Part:
-    return Part(*(tensor[:count] for tensor in part))
+    return Part(*(tensor[:count] for tensor in part if tensor is not None))

@@ -25,7 +25,7 @@ class Measured:
     """How well a tagger does on images that it does not learn from.
 
     Attributes:
-        loss: Mean over the images.
+        loss: Mean over the images; where not all is known about them, over what is.
         mean_average_precision: Mean over the tags that occur, 0..1; scores are rounded to bins of 0.0156 in logits.
         macro: Means over the tags, at the threshold.
         micro: Rates of the summed counts, at the threshold.
@@ -86,7 +86,7 @@ def measure(
     """
     started = time.monotonic()
     counts, histograms = TagCounts(tags), ScoreHistograms(tags)
-    total, images = 0.0, 0
+    total, amount, images = 0.0, 0.0, 0
     with learner.averaged():
         for part in parts:
             is_image = part.weights > 0
@@ -94,16 +94,22 @@ def measure(
             if not len(logits):
                 continue
             targets = part.targets[is_image]
-            value = float(loss(logits, targets.to(logits.device)))
-            total += value if loss.is_sum else value * len(logits)
+            known = None if part.target_weights is None else part.target_weights[is_image] > 0
+            weights = None if known is None else known.to(logits.device)
+            value = float(loss(logits, targets.to(logits.device), weights))
+            share = 1.0 if known is None else float(known.sum()) / known.numel()
+            total += value if loss.is_sum else value * share * len(logits)
+            amount += share * len(logits)
             images += len(logits)
             scores, true = torch.sigmoid(logits).cpu().numpy(), targets.numpy().astype(np.bool_)
-            counts.update(scores >= threshold, true)
-            histograms.update(scores, true)
-    total, images = _added_up(learner.processes, counts, histograms, total, images)
+            mask = None if known is None else known.numpy()
+            counts.update(scores >= threshold, true, mask)
+            histograms.update(scores, true, mask)
+    sums = (total, amount, float(images))
+    total, amount, images = _added_up(learner.processes, counts, histograms, sums)
     precision, occurs = histograms.average_precision().value, histograms.support > 0
     return Measured(
-        loss=total / max(images, 1),
+        loss=total / amount if amount else 0.0,
         mean_average_precision=float(precision[occurs].mean()) if occurs.any() else 0.0,
         macro=counts.macro(),
         micro=counts.micro(),
@@ -130,11 +136,14 @@ def fitted_thresholds(
 
 
 def _added_up(
-    processes: Processes, counts: TagCounts, histograms: ScoreHistograms, total: float, images: int
-) -> tuple[float, int]:
-    """Put together what the processes have counted, in place; the sum of losses and of images."""
+    processes: Processes,
+    counts: TagCounts,
+    histograms: ScoreHistograms,
+    sums: tuple[float, float, float],
+) -> tuple[float, float, int]:
+    """Put together what the processes have counted, in place; the sums of losses, of what they are of, of images."""
     if processes.count == 1:
-        return total, images
+        return sums[0], sums[1], round(sums[2])
     for array in (
         *(counts.true_positives, counts.false_positives),
         *(counts.false_negatives, counts.true_negatives),
@@ -144,6 +153,6 @@ def _added_up(
         signed = array.view(np.int32) if array.dtype == np.uint32 else array
         moved = torch.from_numpy(signed).to(processes.device)
         signed[...] = processes.total(moved).cpu().numpy()
-    both = torch.tensor([total, float(images)], dtype=torch.float64, device=processes.device)
-    found = processes.total(both).tolist()
-    return found[0], round(found[1])
+    together = torch.tensor(sums, dtype=torch.float64, device=processes.device)
+    found = processes.total(together).tolist()
+    return found[0], found[1], round(found[2])

@@ -108,7 +108,7 @@ def match_tags(
     return rows, report
 
 
-def frequency_bias(positives: npt.ArrayLike, images: int) -> Tensor:
+def frequency_bias(positives: npt.ArrayLike, images: npt.ArrayLike) -> Tensor:
     """Biases float32[t] with which a head's first answer is how often each tag is used.
 
     The log of the odds, with half an image added on both sides, so that a tag that none or all have is a number, too.
@@ -116,10 +116,10 @@ def frequency_bias(positives: npt.ArrayLike, images: int) -> Tensor:
 
     Args:
         positives: [t], how many images have each tag.
-        images: How many there are.
+        images: How many there are; or [t], how many count for each tag.
     """
     counts = np.asarray(positives, np.float64)
-    odds = (counts + 0.5) / (np.maximum(images - counts, 0.0) + 0.5)
+    odds = (counts + 0.5) / (np.maximum(np.asarray(images, np.float64) - counts, 0.0) + 0.5)
     return torch.from_numpy(np.log(odds).astype(np.float32))
 
 

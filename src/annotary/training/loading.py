@@ -55,6 +55,11 @@ class Images(Protocol):
     def targets(self, rows: Sequence[int] | npt.NDArray[np.integer]) -> npt.NDArray[np.uint8]:
         """Which tags images have, uint8[b, t], 0 or 1."""
 
+    def weights(
+        self, rows: Sequence[int] | npt.NDArray[np.integer], unknown: float = 0.0
+    ) -> npt.NDArray[np.float32] | None:
+        """How much each target counts, float32[b, t]; None where all of them count 1."""
+
     def path(self, row: int) -> Path:
         """Where the file of an image is."""
 
@@ -107,8 +112,9 @@ class Batch(NamedTuple):
         targets: uint8[b, t], 0 or 1.
         weights: float32[b], 1; 0 for what is no image: one that could not be had, or what only fills up.
         rows: int64[b], of the dataset; `NO_ROW` for what only fills up.
-        epoch: That it begins in, 0 for the first.
+        epoch: 0 for the first.
         place: How many samples of the epoch came before it, in all processes of training together.
+        target_weights: float32[b, t], how much each target counts if there is an image; None where all count 1.
     """
 
     images: npt.NDArray[np.uint8]
@@ -117,6 +123,7 @@ class Batch(NamedTuple):
     rows: npt.NDArray[np.int64]
     epoch: int
     place: int
+    target_weights: npt.NDArray[np.float32] | None = None
 
 
 class Throughput(NamedTuple):
@@ -168,6 +175,7 @@ class Loader:
         rank: Which process of training this is, from 0.
         world: How many there are. A batch of all together is the one that a single process with a batch so many times
             larger would have.
+        unknown: What a tag counts that an image has not where nobody knows, 0..1.
         on_failure: Is told of each image that cannot be had, once.
         decode: Limits and speed.
 
@@ -188,6 +196,7 @@ class Loader:
         seed: int = 0,
         rank: int = 0,
         world: int = 1,
+        unknown: float = 0.0,
         on_failure: OnFailure | None = None,
         decode: DecodeOptions | None = None,
     ) -> None:
@@ -196,6 +205,7 @@ class Loader:
         self._seed = seed
         self._rank = rank
         self._world = world
+        self._unknown = unknown
         self._on_failure = on_failure
         self._preparation = Preparation(spec, augmentation, seed, decode or DecodeOptions())
         self._layout = _layout(images, spec, options, augmentation)
@@ -414,9 +424,11 @@ class Loader:
                 self.failures[failure.image] = failure
                 if self._on_failure is not None:
                     self._on_failure(failure)
-        targets = self._images.targets(np.where(is_image, plan.rows, 0))
+        rows = np.where(is_image, plan.rows, 0)
+        targets = self._images.targets(rows)
         targets[weights == 0.0] = 0
-        return Batch(images, targets, weights, plan.rows, plan.epoch, plan.place)
+        of_targets = self._images.weights(rows, self._unknown)
+        return Batch(images, targets, weights, plan.rows, plan.epoch, plan.place, of_targets)
 
 
 class _Plan(NamedTuple):

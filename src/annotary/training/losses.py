@@ -75,13 +75,20 @@ class TaggingLoss:
         """Whether it is summed over the images; else it is their mean, and does not grow with the batch."""
         return _FORMS[self.recipe.kind].is_sum
 
-    def __call__(self, logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+    def __call__(
+        self,
+        logits: Tensor,
+        targets: Tensor,
+        weights: Tensor | None = None,
+        entries: float | None = None,
+    ) -> Tensor:
         """Return the loss of a batch, a scalar.
 
         Args:
             logits: ``[n, t]``, of any floating-point type.
             targets: ``[n, t]``, 0..1, of any type.
             weights: ``[n, t]``, 0 or more: how much each target counts. 0 where it is unknown. None means 1 everywhere.
+            entries: What a mean is over, in place of the sum of the weights.
         """
         if self._positive_weights is not None:
             self._positive_weights = self._positive_weights.to(logits.device)
@@ -91,6 +98,7 @@ class TaggingLoss:
             kind=self.recipe.kind,
             weights=weights,
             positive_weights=self._positive_weights,
+            entries=entries,
         )
 
 
@@ -103,6 +111,7 @@ def tagging_loss(
     scale: float = 1.0,
     weights: Tensor | None = None,
     positive_weights: Tensor | None = None,
+    entries: float | None = None,
 ) -> Tensor:
     """Return the loss over all known targets, a scalar: their mean, or for `asl` and `asl2` their sum.
 
@@ -114,6 +123,8 @@ def tagging_loss(
         scale: Multiplies the result, besides the factor that a name brings.
         weights: ``[n, t]``, or ``[n, 1]`` for whole images, 0 or more; the mean is weighted by them.
         positive_weights: ``[t]``, 0 or more: how much more a tag counts where an image has it; of binary cross entropy.
+        entries: What the mean is over, in place of the sum of the weights: how many targets there are, known or not.
+            Then each of them counts as if all were known, and means of parts of a batch add up to that of the whole.
     """
     form = _FORMS[kind]
     # Autocast would take no lower precision for what follows, but the logits come in the network's.
@@ -132,7 +143,9 @@ def tagging_loss(
         return (loss.sum() if form.is_sum else loss.mean()) * scale
     weights = weights.to(loss.dtype).expand_as(loss)
     total = (loss * weights).sum()
-    return (total if form.is_sum else total / weights.sum().clamp(min=1e-12)) * scale
+    if form.is_sum:
+        return total * scale
+    return total / (weights.sum().clamp(min=1e-12) if entries is None else entries) * scale
 
 
 def asymmetric_losses(
@@ -174,13 +187,17 @@ def smoothed(targets: Tensor, smoothing: float) -> Tensor:
 
 
 def positive_weights(
-    positives: Tensor, images: int, *, root: float = 1.0, most: float = MOST_POSITIVE_WEIGHT
+    positives: Tensor,
+    images: int | Tensor,
+    *,
+    root: float = 1.0,
+    most: float = MOST_POSITIVE_WEIGHT,
 ) -> Tensor:
     """Return weights that rare tags have more of, float32 ``[t]``: the `root`-th root of negatives per positive.
 
     Args:
         positives: ``[t]``, images that have each tag.
-        images: All images, at least as many.
+        images: All images, at least as many; or ``[t]``, those that count for each tag.
         root: 1 makes all positives of a tag count as much as all of its negatives; more makes them more alike.
         most: What they are cut to; also the weight of a tag that no image has.
     """

@@ -72,7 +72,7 @@ def build_network(
     *,
     image_size: int = 224,
     positives: npt.ArrayLike | None = None,
-    images: int = 0,
+    images: npt.ArrayLike = 0,
     aliases: Mapping[str, str] | None = None,
     seed: int = 0,
     loss_type: str = _LOSS_TYPE,
@@ -87,7 +87,7 @@ def build_network(
             `dir:` before it.
         image_size: Side of the square images in pixels.
         positives: [t], how many images have each tag; new tags start at how often they are used.
-        images: How many images there are.
+        images: How many images there are; or [t], how many count for each tag.
         aliases: Other names of tags, each with the name that it stands for, for rows of a checkpoint.
         seed: Of all chance; the same on every process gives the same network.
         loss_type: The loss that it is trained with, for a JoyTag's `config.json`; nothing here depends on it.
@@ -281,7 +281,7 @@ class TrainingBlock(Block):
 
 
 def drop_images(values: Tensor, rate: float) -> Tensor:
-    """Values [b, ...] with those of some images set to 0, and the others divided by the share that is kept.
+    """Values [b, n, d] with those of some images set to 0, and the others divided by the share that is kept.
 
     Args:
         values: Of any floating-point type.
@@ -289,8 +289,7 @@ def drop_images(values: Tensor, rate: float) -> Tensor:
     """
     keep = 1.0 - rate
     # Chance is drawn in float32: in half precision keep + chance is rounded up to 1 too often.
-    shape = (len(values), *(1,) * (values.ndim - 1))
-    chance = torch.rand(shape, device=values.device, dtype=torch.float32)
+    chance = torch.rand(len(values), 1, 1, device=values.device, dtype=torch.float32)
     return values * (torch.floor(keep + chance) / keep).to(values)
 
 

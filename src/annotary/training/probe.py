@@ -177,6 +177,7 @@ def train_probe(
     options: TaggerOptions | None = None,
     *,
     is_known: npt.NDArray[np.bool_] | None = None,
+    weights: npt.NDArray[np.float32] | None = None,
     state: Path | None = None,
     report: Callable[[int, float], None] | None = None,
 ) -> Probe:
@@ -189,6 +190,7 @@ def train_probe(
         tags: In the order of the targets' columns.
         options: How; 30 epochs of AdamW with binary cross entropy when nothing is said.
         is_known: bool[n], images that count.
+        weights: [n, t], how much each target counts, 0 or more; 1 when nothing is said.
         state: File from which a stopped training goes on, and to which it is saved; the bits are the same.
         report: Called after every step with its number and its loss.
 
@@ -206,6 +208,7 @@ def train_probe(
     data = TaggerData(
         torch.from_numpy(np.ascontiguousarray(features[:, rows])),
         torch.from_numpy(np.ascontiguousarray(targets[rows])),
+        None if weights is None else torch.from_numpy(np.ascontiguousarray(weights[rows])),
     )
     head = train_tagger(
         replace(data, targets=data.targets.float()), options, checkpoint=state, report=report

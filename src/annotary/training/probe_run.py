@@ -138,6 +138,7 @@ def _run(
         dataset.tags,
         _options(recipe),
         is_known=train.is_known,
+        weights=dataset.train.weights(np.arange(learn)),
         state=place / f"head-{_digest(train.is_known)}.pt",
     )
     categories = categories_of(dataset)
@@ -147,7 +148,9 @@ def _run(
     if len(rows):
         true = dataset.validation.targets(rows)
         scores = probe.scores(validation.features[0, rows])
-        thresholds, metrics = _measured(scores, true, categories)
+        weights = dataset.validation.weights(rows)
+        known = None if weights is None else weights > 0
+        thresholds, metrics = _measured(scores, true, known, categories)
     probe.write(output / TAGGER, thresholds, categories)
     images = int(train.is_known.sum())
     return ProbeResult(output / TAGGER, metrics, images, len(rows), len(failures))
@@ -200,18 +203,21 @@ def _digest(is_known: npt.NDArray[np.bool_]) -> str:
 def _measured(
     scores: npt.NDArray[np.float32],
     targets: npt.NDArray[np.uint8],
+    known: npt.NDArray[np.bool_] | None,
     categories: Sequence[str] | None,
 ) -> tuple[dict[str, list[float]] | None, dict[str, float]]:
     """Thresholds fitted to images, and how good the scores are."""
     tags = targets.shape[1]
     histograms, at_half = ScoreHistograms(tags), TagCounts(tags)
     true = targets.astype(np.bool_)
-    histograms.update(scores, true)
-    at_half.update(scores >= 0.5, true)
+    histograms.update(scores, true, known)
+    at_half.update(scores >= 0.5, true, known)
     occurs = histograms.support > 0
     precision = histograms.average_precision().value
     logits = np.log(np.clip(scores, 1e-7, 1 - 1e-7)) - np.log1p(-np.clip(scores, 1e-7, 1 - 1e-7))
-    loss = tagging_loss(torch.from_numpy(logits), torch.from_numpy(targets).float(), kind="bce")
+    counted = None if known is None else torch.from_numpy(known)
+    true_targets = torch.from_numpy(targets).float()
+    loss = tagging_loss(torch.from_numpy(logits), true_targets, kind="bce", weights=counted)
     metrics = {
         "loss": float(loss),
         "map": float(precision[occurs].mean()) if occurs.any() else 0.0,
@@ -221,7 +227,7 @@ def _measured(
     thresholds = fitted_thresholds(histograms, categories)
     if thresholds is not None:
         fitted = TagCounts(tags)
-        fitted.update(scores >= np.asarray(thresholds["balanced"], np.float32), true)
+        fitted.update(scores >= np.asarray(thresholds["balanced"], np.float32), true, known)
         metrics |= {"fitted_macro_f1": fitted.macro().f1, "fitted_micro_f1": fitted.micro().f1}
     return thresholds, metrics
 

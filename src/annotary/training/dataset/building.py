@@ -32,6 +32,7 @@ from annotary.training.dataset.choosing import Choice, SplitOptions, choose
 from annotary.training.dataset.collecting import OnPost, PostTable, collect
 from annotary.training.dataset.image_cache import CacheOptions, ImageCache
 from annotary.training.dataset.index import DESCRIPTION, IMAGES, REPORT, SUMMARY
+from annotary.training.dataset.knowledge import Sources, absolute, knowledge_of
 from annotary.training.dataset.pictures import Measuring, Picture, PictureBook, in_order
 from annotary.training.dataset.posts import PostOptions, read_posts
 from annotary.training.dataset.summary_page import summary_page
@@ -92,8 +93,8 @@ class Recipe:
         """The same as JSON, in which files are told by their content."""
         split, posts = self.split, self.posts
         return {
-            "inputs": [_absolute(one) for one in self.inputs],
-            "images": None if posts.images is None else _absolute(os.fspath(posts.images)),
+            "inputs": [absolute(one) for one in self.inputs],
+            "images": None if posts.images is None else absolute(os.fspath(posts.images)),
             "image_column": posts.image_column,
             "tag_column": posts.tag_column,
             "tag_separator": posts.tag_separator,
@@ -151,6 +152,7 @@ def build(recipe: Recipe, folder: Path, *, on_post: OnPost | None = None) -> Bui
     """
     import_pyarrow()
     lists = TagLists(recipe.tags)
+    knowledge = knowledge_of(recipe.inputs, lists)
     posts = read_posts(recipe.inputs, recipe.posts, recipe.source)
     for one in recipe.inputs:
         if kind_of(one) == "folder" and _is_within(folder, Path(one)):
@@ -180,7 +182,7 @@ def build(recipe: Recipe, folder: Path, *, on_post: OnPost | None = None) -> Bui
         )
         if not len(table):
             raise NothingToDo(f"no image in {', '.join(recipe.inputs)}")
-        chosen = choose(table, book, lists, recipe.split)
+        chosen = choose(table, book, lists, recipe.split, knowledge)
         if cache is not None:
             _complete(recipe, cache, measuring, table, book, chosen, workers)
         return _write(recipe, folder, table, book, chosen, lists)
@@ -280,7 +282,7 @@ def _write(
         folder / SUMMARY,
         summary_page(folder, train, validation, chosen.tags, chosen.categories, told, report),
     )
-    write_folder(folder, train, validation, chosen.tags, chosen.categories, told)
+    write_folder(folder, train, validation, chosen.tags, chosen.categories, told, chosen.sources)
     return Built(folder, counts, chosen.reasons, notes)
 
 
@@ -298,7 +300,18 @@ def _notes(counts: dict[str, int], chosen: Choice, positives: int) -> list[str]:
         notes.append(
             f"{len(chosen.unknown_ids):,} validation ids are not in the dataset, such as {first}"
         )
+    if chosen.sources is not None:
+        notes.append(_told_sources(chosen.sources, len(chosen.tags)))
     return notes
+
+
+def _told_sources(sources: Sources, tags: int) -> str:
+    """How many tags the inputs know, in words."""
+    told = [
+        f"{Path(name).name} {tags if known is None else len(known):,}"
+        for name, known in zip(sources.inputs, sources.known, strict=True)
+    ]
+    return f"of {tags:,} tags the inputs know: {', '.join(told)}"
 
 
 @contextmanager
@@ -385,8 +398,3 @@ def _lock(descriptor: int, folder: Path) -> None:
 def _is_within(inner: Path, outer: Path) -> bool:
     place, around = inner.resolve(), outer.resolve()
     return around in (place, *place.parents)
-
-
-def _absolute(place: str) -> str:
-    path = place if place.startswith(("http://", "https://")) else os.path.abspath(place)  # noqa: PTH100
-    return path.encode("utf-8", "backslashreplace").decode()

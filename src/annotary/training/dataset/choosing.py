@@ -9,6 +9,7 @@ The order is that of JoyTag's dataset, and each step works on what the one befor
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +21,7 @@ from annotary.catalog.perceptual_hash import MOST_DISTANCE
 from annotary.errors import NothingToDo, UsageError
 from annotary.sources._paths import reason
 from annotary.training.dataset.collecting import UNTAGGED, PostTable
+from annotary.training.dataset.knowledge import InputKnowledge, Sources, sources_of
 from annotary.training.dataset.near import copies, near_any
 from annotary.training.dataset.pictures import Picture, PictureBook
 from annotary.training.dataset.splitting import validation_rows
@@ -95,6 +97,8 @@ class Choice:
         dropped_tags: Which are not in it: `tag`, `category`, `images`, `why`; those with most images first.
         renamed: Tags of the sources to what they are called.
         unknown_ids: Ids that were asked for the validation set and are not in the dataset.
+        sources: What the inputs know; None where all of them know all tags.
+        source_places: int32[n], of which of the sources each image of `kept` is; None without sources.
     """
 
     tags: list[str]
@@ -108,6 +112,8 @@ class Choice:
     dropped_tags: list[dict[str, Any]]
     renamed: dict[str, str]
     unknown_ids: list[str]
+    sources: Sources | None = None
+    source_places: npt.NDArray[np.int32] | None = None
 
     def rows(self, places: Numbers, table: PostTable, book: PictureBook) -> Rows:
         """The images at some places, as they are written."""
@@ -120,6 +126,7 @@ class Choice:
             np.frombuffer(digests, np.uint8).reshape(-1, 32),
             np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
             gathered(self.tag_places, self.offsets, inside),
+            None if self.source_places is None else self.source_places[inside],
         )
 
     @property
@@ -128,7 +135,13 @@ class Choice:
         return dict(Counter(one.why for one in self.dropped_images).most_common())
 
 
-def choose(table: PostTable, book: PictureBook, lists: TagLists, options: SplitOptions) -> Choice:
+def choose(
+    table: PostTable,
+    book: PictureBook,
+    lists: TagLists,
+    options: SplitOptions,
+    knowledge: Sequence[InputKnowledge] | None = None,
+) -> Choice:
     """Choose images and tags.
 
     Args:
@@ -136,6 +149,7 @@ def choose(table: PostTable, book: PictureBook, lists: TagLists, options: SplitO
         book: Their pictures.
         lists: The rules.
         options: Copies, and the split.
+        knowledge: What each input is said to know; None where all of them know all tags.
 
     Raises:
         NothingToDo: Nothing is left.
@@ -167,6 +181,12 @@ def choose(table: PostTable, book: PictureBook, lists: TagLists, options: SplitO
         told = "" if copy.bits < 0 else f"{copy.bits} bits of the hash differ"
         dropped.append(Dropped(good[which], why, told, good[copy.of]))
     ruled = _ruled(table, lists, places, owner, dropped)
+    sources, source_places = None, None
+    if knowledge is not None:
+        is_in = np.isin(owner, ruled.kept)
+        sources, source_places = sources_of(
+            *(knowledge, table, ruled.tags, ruled.stands_for), (places[is_in], owner[is_in])
+        )
     validation, unknown = _validation(table, ruled, options)
     is_validation = np.zeros(len(ruled.kept), np.bool_)
     is_validation[validation] = True
@@ -198,6 +218,8 @@ def choose(table: PostTable, book: PictureBook, lists: TagLists, options: SplitO
         dropped_tags=ruled.dropped_tags,
         renamed=ruled.renamed,
         unknown_ids=unknown,
+        sources=sources,
+        source_places=source_places,
     )
 
 
@@ -219,7 +241,11 @@ def gathered(
 
 
 class _Ruled(NamedTuple):
-    """Images and tags that the rules leave; the parts of a `Choice`."""
+    """Images and tags that the rules leave; the parts of a `Choice`.
+
+    Of the tags before the rules, which are numbered in another way: `follows` has for each tag of the sources those
+    that it stands for, and `places`, int64[names], where each is in `tags`, or -1.
+    """
 
     tags: list[str]
     categories: list[str]
@@ -228,6 +254,14 @@ class _Ruled(NamedTuple):
     tag_places: npt.NDArray[np.int32]
     dropped_tags: list[dict[str, Any]]
     renamed: dict[str, str]
+    follows: list[list[int]]
+    places: Numbers
+
+    @property
+    def stands_for(self) -> list[list[int]]:
+        """Of each tag of the sources, the places of the tags of the dataset that it stands for."""
+        found = self.places.tolist()
+        return [[found[one] for one in every if found[one] >= 0] for every in self.follows]
 
 
 def _ruled(
@@ -278,7 +312,7 @@ def _ruled(
     chosen = sorted(np.flatnonzero(is_kept).tolist(), key=lambda one: (-counts[one], names[one]))
     if not chosen:
         raise NothingToDo(f"no tag is left of {len(names):,}; {_told(dropped)}")
-    new = np.zeros(count, np.int64)
+    new = np.full(count, -1)
     new[chosen] = np.arange(len(chosen))
     inside = np.searchsorted(owners_left, post)
     order = np.sort(inside * len(chosen) + new[tag])
@@ -305,6 +339,8 @@ def _ruled(
             for one in gone
         ],
         {name: called for name, _ in raw if (called := lists.canonical(name)) != name},
+        follows,
+        new,
     )
 
 

@@ -37,6 +37,7 @@ class PostTable:
         self.images: list[str] = []
         self.rows = array("q")
         self._tags, self._ends = array("i"), array("q", [0])
+        self._inputs = array("q")
         self._place: dict[str, int] = {}
         self._categories: list[str] = []
         self._known_ids: set[str] = set()
@@ -59,6 +60,11 @@ class PostTable:
         """int32[m], places in `raw`."""
         return np.frombuffer(self._tags, np.int32) if self._tags else np.empty(0, np.int32)
 
+    @property
+    def inputs(self) -> npt.NDArray[np.int64]:
+        """int64[n], the number of the input that each post is of."""
+        return np.array(self._inputs, np.int64)
+
     def add(self, post: Post) -> None:
         """Add a post, whose row is not known yet."""
         image = _place_of(post.item)
@@ -76,6 +82,7 @@ class PostTable:
                 self._categories[place] = category
             self._tags.append(place)
         self._ends.append(len(self._tags))
+        self._inputs.append(post.source)
         self.rows.append(UNTAGGED)
 
 

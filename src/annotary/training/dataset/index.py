@@ -7,6 +7,7 @@ What it holds, where `image` is where the original is, and tags are places in `t
     tags.csv                            index,tag,category,train,validation
     validation_ids.txt                  the ids of the validation images, a line each
     images/ab/cd/abcd….webp             the pictures, reduced, by the sha256 of their originals; or none
+    sources.json                        what the inputs know, if not all know all tags; then there is a column `source`
     dataset.json                        the settings, and what there is
     report.json, summary.html           what was left out, and why
 """
@@ -23,6 +24,7 @@ import numpy.typing as npt
 
 from annotary.errors import UsageError
 from annotary.sources._columns import place_in
+from annotary.training.dataset.knowledge import SOURCES, Sources, read_sources
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -47,6 +49,7 @@ class TagDataset:
         train: The images to learn from.
         validation: The images to measure on, none of which is among the others.
         description: What `dataset.json` holds.
+        sources: What the inputs know of which the images are; None where all images know all tags.
 
     Raises:
         UsageError: It is no such folder, or not finished, or damaged.
@@ -57,8 +60,10 @@ class TagDataset:
         self.description = _description(folder)
         self.tags: tuple[str, ...] = tuple(_lines(folder / TOP_TAGS))
         suffix = self.description.get("cache_suffix") or ""
-        self.train = _split(folder, TRAIN, suffix, len(self.tags))
-        self.validation = _split(folder, VALIDATION, suffix, len(self.tags))
+        is_partial = bool(self.description.get("sources"))
+        self.sources = read_sources(folder / SOURCES, len(self.tags)) if is_partial else None
+        self.train = _split(folder, TRAIN, suffix, len(self.tags), self.sources)
+        self.validation = _split(folder, VALIDATION, suffix, len(self.tags), self.sources)
 
 
 class Split:
@@ -73,6 +78,8 @@ class Split:
         tag_count: How many tags the dataset has.
         cache: The folder of the reduced pictures; None without them.
         suffix: Of the reduced pictures (".webp").
+        sources: int32[n], the row of `absent` that each image goes by; None where all images know all tags.
+        absent: float32[s, t], how much it counts that an image has not a tag, 0..1; 0 where nobody knows.
 
     Attributes:
         ids: As above.
@@ -81,6 +88,8 @@ class Split:
         sha256: As above.
         images: As above.
         tag_count: As above.
+        sources: As above.
+        absent: As above.
     """
 
     def __init__(
@@ -94,6 +103,8 @@ class Split:
         tag_count: int,
         cache: Path | None = None,
         suffix: str = "",
+        sources: npt.NDArray[np.int32] | None = None,
+        absent: npt.NDArray[np.float32] | None = None,
     ) -> None:
         self.ids = ids
         self.offsets = offsets
@@ -103,6 +114,8 @@ class Split:
         self.tag_count = tag_count
         self._cache = cache
         self._suffix = suffix
+        self.sources = sources
+        self.absent = absent
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -114,18 +127,61 @@ class Split:
             rows: The images, 0..n-1.
         """
         chosen = np.asarray(rows, np.int64)
-        first, counts = self.offsets[chosen], self.offsets[chosen + 1] - self.offsets[chosen]
         targets = np.zeros((len(chosen), self.tag_count), np.uint8)
-        # Counting up from each image's first tag, for all images at once.
-        ends = np.cumsum(counts)
-        steps = np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - counts, counts)
-        places = np.repeat(first, counts) + steps
-        targets[np.repeat(np.arange(len(chosen)), counts), self.tags[places]] = 1
+        targets[self._tagged(chosen)] = 1
         return targets
+
+    def weights(
+        self, rows: Sequence[int] | npt.NDArray[np.integer], unknown: float = 0.0
+    ) -> npt.NDArray[np.float32] | None:
+        """How much each target counts, float32[b, t]; None where all of them count 1.
+
+        A tag that an image has counts 1, and one that it has not as much as its source says.
+
+        Args:
+            rows: The images, 0..n-1.
+            unknown: What a tag counts that an image has not where nobody knows, 0..1.
+        """
+        if self.sources is None or self.absent is None:
+            return None
+        chosen = np.asarray(rows, np.int64)
+        weights = self.absent[self.sources[chosen]]
+        if unknown:
+            weights[weights == 0.0] = unknown
+        weights[self._tagged(chosen)] = 1.0
+        return weights
 
     def counts(self) -> npt.NDArray[np.int64]:
         """How many images have each tag, int64[t]."""
         return np.bincount(self.tags, minlength=self.tag_count).astype(np.int64)
+
+    def amounts(self, unknown: float = 0.0) -> npt.NDArray[np.float64]:
+        """How many images count for each tag, float64[t]: all, or those that know it, as much as they count.
+
+        Args:
+            unknown: What a tag counts that an image has not where nobody knows, 0..1.
+        """
+        if self.sources is None or self.absent is None:
+            return np.full(self.tag_count, float(len(self)))
+        groups = len(self.absent)
+        images = np.bincount(self.sources, minlength=groups)[:, None]
+        of_tags = np.repeat(self.sources.astype(np.int64), np.diff(self.offsets)) * self.tag_count
+        own = np.bincount(of_tags + self.tags, minlength=groups * self.tag_count)
+        own = own.reshape(groups, self.tag_count)
+        absent = np.where(self.absent == 0.0, unknown, self.absent)
+        found: npt.NDArray[np.float64] = (own + (images - own) * absent).sum(axis=0)
+        return found
+
+    def _tagged(
+        self, rows: npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
+        """Of all tags of some images the place of the image among these, and the tag."""
+        first, counts = self.offsets[rows], self.offsets[rows + 1] - self.offsets[rows]
+        # Counting up from each image's first tag, for all images at once.
+        ends = np.cumsum(counts)
+        steps = np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - counts, counts)
+        places = np.repeat(first, counts) + steps
+        return np.repeat(np.arange(len(rows)), counts), self.tags[places]
 
     def path(self, row: int) -> Path:
         """Where the picture of an image is: the reduced one if there is one, otherwise the original.
@@ -212,18 +268,25 @@ def _lines(path: Path) -> list[str]:
         raise UsageError(f"{path} cannot be read; make the dataset anew") from error
 
 
-def _split(folder: Path, name: str, suffix: str, tag_count: int) -> Split:
+def _split(folder: Path, name: str, suffix: str, tag_count: int, sources: Sources | None) -> Split:
     import pyarrow as pa
     import pyarrow.parquet
 
+    columns = ["id", "tags", "sha256", "image"] + ["source"] * (sources is not None)
     try:
-        table = pa.parquet.read_table(folder / name, columns=["id", "tags", "sha256", "image"])
+        table = pa.parquet.read_table(folder / name, columns=columns)
     except (OSError, pa.ArrowException) as error:
         raise UsageError(f"{folder / name} cannot be read; make the dataset anew") from error
     lists = table["tags"].combine_chunks()
     offsets, tags = _numbers(lists.offsets, np.int64), _numbers(lists.flatten(), np.int32)
     if len(tags) and not 0 <= tags.min() <= tags.max() < tag_count:
         raise UsageError(f"{folder / name} has tags that {TOP_TAGS} does not have")
+    places, absent = None, None
+    if sources is not None:
+        absent = sources.weights(tag_count)
+        places = _numbers(table["source"].combine_chunks(), np.int32)
+        if len(places) and not 0 <= places.min() <= places.max() < len(absent):
+            raise UsageError(f"{folder / name} has sources that {SOURCES} does not have")
     digests = b"".join(table["sha256"].to_pylist())
     return Split(
         _texts(table["id"]),
@@ -234,6 +297,8 @@ def _split(folder: Path, name: str, suffix: str, tag_count: int) -> Split:
         tag_count=tag_count,
         cache=folder / IMAGES if suffix else None,
         suffix=suffix,
+        sources=places,
+        absent=absent,
     )
 
 

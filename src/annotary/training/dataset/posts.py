@@ -36,11 +36,13 @@ class Post(NamedTuple):
         id: What it is called in the dataset.
         item: The image, or why it cannot be had.
         tags: As its source has them.
+        source: The number of the input that it is of.
     """
 
     id: str
     item: Item | Failure
     tags: Tags
+    source: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +89,11 @@ def read_posts(
     if not inputs:
         raise UsageError("name at least one folder, table, database or archive of images with tags")
     readers = [(_reader_of(one), one) for one in inputs]
-    return (post for reader, one in readers for post in reader(one, options, source))
+    return (
+        post._replace(source=number) if number else post
+        for number, (reader, one) in enumerate(readers)
+        for post in reader(one, options, source)
+    )
 
 
 def split_tags(text: str, separator: Separator) -> list[str]:

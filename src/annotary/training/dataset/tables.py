@@ -26,6 +26,7 @@ from annotary.training.dataset.index import (
     VALIDATION,
     VALIDATION_IDS,
 )
+from annotary.training.dataset.knowledge import SOURCES, Sources
 
 _GROUP_ROWS = 50_000
 
@@ -39,6 +40,7 @@ class Rows(NamedTuple):
         sha256: uint8[n, 32], of the original files.
         offsets: int64[n + 1], where the tags of each begin.
         tags: int32[m], places in the list of tags, ascending in each image.
+        sources: int32[n], which of `Sources.groups` each is of; None where all inputs know all tags.
     """
 
     ids: Sequence[str]
@@ -46,6 +48,7 @@ class Rows(NamedTuple):
     sha256: npt.NDArray[np.uint8]
     offsets: npt.NDArray[np.int64]
     tags: npt.NDArray[np.int32]
+    sources: npt.NDArray[np.int32] | None = None
 
 
 def write_folder(
@@ -55,6 +58,7 @@ def write_folder(
     tags: Sequence[str],
     categories: Sequence[str],
     told: Mapping[str, Any],
+    sources: Sources | None = None,
 ) -> None:
     """Write all that training reads, but the pictures. `dataset.json`, which says that it is whole, comes last.
 
@@ -65,6 +69,7 @@ def write_folder(
         tags: All tags, in the order of their places.
         categories: Of each tag; empty where none is known.
         told: What `dataset.json` says beside its layout; `cache_suffix` (".webp") where there are reduced pictures.
+        sources: What the inputs know; None where all of them know all tags.
 
     Raises:
         OutputError: Something cannot be written.
@@ -81,7 +86,11 @@ def write_folder(
     counts = [np.bincount(rows.tags, minlength=len(tags)).tolist() for rows in (train, validation)]
     writer.writerows(zip(range(len(tags)), tags, categories, *counts, strict=True))
     write_atomically(folder / TAGS, text.getvalue())
-    description = {"layout": LAYOUT, **told}
+    if sources is None:
+        (folder / SOURCES).unlink(missing_ok=True)
+    else:
+        write_atomically(folder / SOURCES, sources.text())
+    description = {"layout": LAYOUT, **told, **({} if sources is None else {"sources": SOURCES})}
     write_atomically(folder / DESCRIPTION, as_json(description))
 
 
@@ -95,14 +104,13 @@ def _write_rows(path: Path, rows: Rows) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    schema = pa.schema(
-        [
-            ("id", pa.string()),
-            ("tags", pa.list_(pa.int32())),
-            ("sha256", pa.binary(32)),
-            ("image", pa.string()),
-        ]
-    )
+    columns = [
+        ("id", pa.string()),
+        ("tags", pa.list_(pa.int32())),
+        ("sha256", pa.binary(32)),
+        ("image", pa.string()),
+    ]
+    schema = pa.schema(columns + [("source", pa.int32())] * (rows.sources is not None))
     try:
         with replacing(path) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
             for start in range(0, max(1, len(rows.ids)), _GROUP_ROWS):
@@ -123,4 +131,7 @@ def _batch(rows: Rows, start: int, schema: Any) -> Any:
     )
     ids = pa.array(rows.ids[start:end], pa.string())
     images = pa.array(rows.images[start:end], pa.string())
-    return pa.RecordBatch.from_arrays([ids, lists, digests, images], schema=schema)
+    arrays = [ids, lists, digests, images]
+    if rows.sources is not None:
+        arrays.append(pa.array(rows.sources[start:end], pa.int32()))
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)

@@ -9,10 +9,11 @@ an image of a `tabby_cat` also has `cat`.
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from fnmatch import translate
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from typing import Any
 from annotary.errors import UsageError
 from annotary.sources._paths import reason
 from annotary.tasks.tag_rules import _all_after, digest_of, read_pairs
+from annotary.training.dataset.knowledge import absolute
 
 _NUMBERED = {"0": "general", "1": "artist", "3": "copyright", "4": "character", "5": "meta"}
 """Danbooru's categories, as tag lists such as `selected_tags.csv` number them."""
@@ -61,6 +63,10 @@ class TagListOptions:
     underscores: bool = False
     """Write underscores for spaces, as Danbooru's rules have them."""
 
+    partial_labels: bool = False
+    """Let each input know only the tags that its images have: of the others nobody knows whether its images have them,
+    and they are not taught as absent. Otherwise all inputs know all tags."""
+
     def __post_init__(self) -> None:
         for name in ("minimum_count", "minimum_tags"):
             value = getattr(self, name)
@@ -76,7 +82,23 @@ class TagListOptions:
         told: dict[str, Any] = {name: digest_of(getattr(self, name)) for name in files}
         told |= {name: list(getattr(self, name)) for name in ("category", "without_category")}
         told |= {name: getattr(self, name) for name in ("minimum_count", "minimum_tags")}
-        return {**told, "underscores": self.underscores}
+        partial = {"partial_labels": True} if self.partial_labels else {}
+        return {**told, "underscores": self.underscores, **partial}
+
+
+@dataclass(frozen=True, slots=True)
+class InputRule:
+    """What is said of one input.
+
+    Attributes:
+        path: Where it is.
+        known: The tags that it knows, with wildcards; None where nothing is said.
+        absent: How much it counts that an image has not a tag that the input knows, 0..1.
+    """
+
+    path: str
+    known: tuple[str, ...] | None
+    absent: float
 
 
 class TagLists:
@@ -88,6 +110,9 @@ class TagLists:
     Attributes:
         minimum_count: Images that a tag must have.
         minimum_tags: Tags that an image must have.
+        partial_labels: Whether inputs know only the tags that their images have, where nothing else is said of them.
+        inputs: What is said of single inputs.
+        path: The file of rules; None for none.
 
     Raises:
         UsageError: A file cannot be read, or makes no sense.
@@ -112,6 +137,12 @@ class TagLists:
         self._without = set(options.without_category or rules.texts("without_category"))
         self.minimum_count = _first(options.minimum_count, rules.number("minimum_count"), 1)
         self.minimum_tags = _first(options.minimum_tags, rules.number("minimum_tags"), 1)
+        self.partial_labels = options.partial_labels or rules.flag("partial_labels")
+        self.path = options.rules
+        self.inputs = tuple(
+            replace(one, known=None if one.known is None else self._known(one.known))
+            for one in rules.inputs()
+        )
 
     def canonical(self, tag: str) -> str:
         """What a tag is called, over any number of aliases.
@@ -158,6 +189,9 @@ class TagLists:
             return f"category {category or '(none)'}"
         return ""
 
+    def _known(self, listed: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(self.canonical(one) for one in listed))
+
     def _written(self, tag: str) -> str:
         name = tag.strip()
         return name.replace(" ", "_") if self._underscores else name
@@ -181,7 +215,7 @@ class _Rules:
             raise UsageError(f"cannot read {path}: {reason(error)}") from error
         except ValueError as error:
             raise UsageError(f"{path} is no TOML: {error}") from error
-        known = {one.name for one in fields(TagListOptions)} - {"rules"}
+        known = {one.name for one in fields(TagListOptions)} - {"rules"} | {"inputs"}
         unknown = sorted(self._told.keys() - known)
         if unknown:
             raise UsageError(
@@ -229,6 +263,33 @@ class _Rules:
         if not isinstance(value, bool):
             raise self._wrong(name, "true or false")
         return value
+
+    def inputs(self) -> list[InputRule]:
+        """What is said of single inputs."""
+        value = self._told.get("inputs", [])
+        if not isinstance(value, list) or not all(isinstance(one, Mapping) for one in value):
+            raise self._wrong("inputs", "tables, such as [[inputs]]")
+        return [self._input(one) for one in value]
+
+    def _input(self, told: Mapping[str, Any]) -> InputRule:
+        where = f"{self._path}: [[inputs]]"
+        unknown = sorted(told.keys() - {"path", "known_tags", "absent"})
+        if unknown:
+            raise UsageError(
+                f"{where}: unknown key {unknown[0]!r}; known: path, known_tags, absent"
+            )
+        path, known, absent = told.get("path"), told.get("known_tags"), told.get("absent", 1.0)
+        if not isinstance(path, str) or not path:
+            raise UsageError(f"{where}: path must name an input")
+        if isinstance(known, str):
+            known = _lines(self._file(known))
+        is_list = isinstance(known, list) and all(isinstance(one, str) for one in known)
+        if known is not None and not is_list:
+            raise UsageError(f"{where}: known_tags must be a file or a list of texts")
+        if isinstance(absent, bool) or not isinstance(absent, int | float) or not 0 <= absent <= 1:
+            raise UsageError(f"{where}: absent must be in 0..1, but is {absent!r}")
+        place = path if "://" in path else os.fspath(self._file(path))
+        return InputRule(absolute(place), None if known is None else tuple(known), float(absent))
 
     def _file(self, name: str) -> Path:
         assert self._path is not None
