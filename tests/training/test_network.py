@@ -331,6 +331,22 @@ def test_a_frozen_body_stays_as_it_is(directory):
     assert network.blocks[0].qkv_proj.weight.grad is None
 
 
+def test_frozen_depths_stay_as_they_are(directory):
+    network = build_network(
+        replace(SMALL, frozen_depths=2), SMALL_TAGS, directory, image_size=64
+    ).train()
+    trained = {name for name, value in network.named_parameters() if value.requires_grad}
+    assert {network.depth_of(name) for name in trained} == {2, 3}
+    network(images()).sum().backward()
+    assert network.blocks[1].qkv_proj.weight.grad is not None
+    assert network.blocks[0].qkv_proj.weight.grad is None
+    assert network.patch_embeddings.conv[0].weight.grad is None
+    with pytest.raises(UsageError, match="frozen_depths is 4, but of this network's 4 depths one"):
+        build_network(replace(SMALL, frozen_depths=4), SMALL_TAGS, directory, image_size=64)
+    with pytest.raises(ValueError, match="frozen_depths"):
+        replace(SMALL, frozen_depths=-1)
+
+
 def test_depths_rise_from_the_stem_to_the_head(directory):
     network = build_network(SMALL, SMALL_TAGS, directory, image_size=64)
     depths = {name: network.depth_of(name) for name, _ in network.named_parameters()}

@@ -57,19 +57,22 @@ class NetworkRecipe:
     """The network, and what it starts from."""
 
     kind: Literal["joytag", "backbone"] = "joytag"
-    """`joytag` is a vision transformer of JoyTag's; `backbone` one of the Hugging Face hub with a new head."""
+    """`joytag` is a vision transformer of JoyTag's; `backbone` the starter's network, or one of the Hugging Face hub,
+    with a new head."""
 
     start: str = ""
-    """Model whose weights are taken: a name, `dir:FOLDER`, or of `backbone` a repository. Empty starts from chance.
-    Of a JoyTag the head's rows are kept for tags of the same name, and its architecture is taken over."""
+    """Model whose weights are taken: a name, `dir:FOLDER`, or of `backbone` `starter`, a repository, or a file of
+    EfficientNet-Lite's weights (.pth). Empty starts from chance. Of a JoyTag the head's rows are kept for tags of the
+    same name, and its architecture is taken over."""
 
     aliases: str = ""
     """File with other names of tags, two on a line: what a tag of `start` is called, and which tag it stands for. Rows
     of the head are kept for these, too."""
 
-    pooling: Literal["", "pooled", "mean", "both"] = ""
+    pooling: Literal["", "pooled", "mean", "both", "stages"] = ""
     """Of `backbone`: what the head reads: the network's own summary, the mean of its patches' tokens, or one after the
-    other. Empty takes what the head of `start` reads, or else the summary."""
+    other; of the starter's network `stages`, mean and spread of several stages. Empty takes what the head of `start`
+    reads, or else the summary, or the stages."""
 
     num_blocks: int = 12
     """Transformer blocks."""
@@ -98,15 +101,21 @@ class NetworkRecipe:
     freeze: Literal["none", "body"] = "none"
     """`body` trains the head alone."""
 
+    frozen_depths: int = 0
+    """How many of the lowest depths stay as they are: the stem, then the blocks (in the starter: the stages)."""
+
     gradient_checkpointing: bool = False
     """Compute blocks again in the backward pass in place of keeping what is inside: less memory, a third more time."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
         _at_least(self, 1, "num_blocks", "patch_size", "d_model", "mlp_dim", "num_heads")
+        _at_least(self, 0, "frozen_depths")
         _shares(self, "stochastic_depth", "patch_dropout")
         if self.kind == "backbone" and not self.start:
-            raise ValueError('start must name a repository or dir:FOLDER when kind is "backbone"')
+            raise ValueError(
+                'start must be starter, or name a repository or dir:FOLDER, when kind is "backbone"'
+            )
         if self.kind != "backbone" and self.pooling:
             raise ValueError('pooling must be empty unless kind is "backbone"')
         if self.aliases and not self.start:

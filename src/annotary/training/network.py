@@ -118,7 +118,27 @@ def build_network(
     network.gradient_checkpointing = recipe.gradient_checkpointing
     if recipe.freeze == "body":
         network.freeze_body()
+    freeze_depths(network, recipe.frozen_depths)
     return network
+
+
+def freeze_depths(network: TaggerNetwork, count: int) -> None:
+    """Leave the lowest depths of a network as they are; nothing is computed back through them.
+
+    Args:
+        network: As `build_network` has it.
+        count: How many, from the stem on; 0 leaves all as it was.
+
+    Raises:
+        UsageError: Nothing would be trained.
+    """
+    if count >= network.depths:
+        raise UsageError(
+            f"frozen_depths is {count}, but of this network's {network.depths} depths one must be trained"
+        )
+    for name, weight in network.named_parameters():
+        if network.depth_of(name) < count:
+            weight.requires_grad_(requires_grad=False)
 
 
 class JoyTagTraining(JoyTagBody):
@@ -281,7 +301,7 @@ class TrainingBlock(Block):
 
 
 def drop_images(values: Tensor, rate: float) -> Tensor:
-    """Values [b, n, d] with those of some images set to 0, and the others divided by the share that is kept.
+    """Values [b, ...] with those of some images set to 0, and the others divided by the share that is kept.
 
     Args:
         values: Of any floating-point type.
@@ -289,7 +309,8 @@ def drop_images(values: Tensor, rate: float) -> Tensor:
     """
     keep = 1.0 - rate
     # Chance is drawn in float32: in half precision keep + chance is rounded up to 1 too often.
-    chance = torch.rand(len(values), 1, 1, device=values.device, dtype=torch.float32)
+    shape = (len(values), *(1,) * (values.ndim - 1))
+    chance = torch.rand(shape, device=values.device, dtype=torch.float32)
     return values * (torch.floor(keep + chance) / keep).to(values)
 
 
