@@ -101,12 +101,16 @@ class NetworkRecipe:
     freeze: Literal["none", "body"] = "none"
     """`body` trains the head alone."""
 
+    frozen_depths: int = 0
+    """How many of the lowest depths stay as they are: the stem, then the blocks (in the starter: the stages)."""
+
     gradient_checkpointing: bool = False
     """Compute blocks again in the backward pass in place of keeping what is inside: less memory, a third more time."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
         _at_least(self, 1, "num_blocks", "patch_size", "d_model", "mlp_dim", "num_heads")
+        _at_least(self, 0, "frozen_depths")
         _shares(self, "stochastic_depth", "patch_dropout")
         if self.kind == "backbone" and not self.start:
             raise ValueError(

@@ -118,7 +118,27 @@ def build_network(
     network.gradient_checkpointing = recipe.gradient_checkpointing
     if recipe.freeze == "body":
         network.freeze_body()
+    freeze_depths(network, recipe.frozen_depths)
     return network
+
+
+def freeze_depths(network: TaggerNetwork, count: int) -> None:
+    """Leave the lowest depths of a network as they are; nothing is computed back through them.
+
+    Args:
+        network: As `build_network` has it.
+        count: How many, from the stem on; 0 leaves all as it was.
+
+    Raises:
+        UsageError: Nothing would be trained.
+    """
+    if count >= network.depths:
+        raise UsageError(
+            f"frozen_depths is {count}, but of this network's {network.depths} depths one must be trained"
+        )
+    for name, weight in network.named_parameters():
+        if network.depth_of(name) < count:
+            weight.requires_grad_(requires_grad=False)
 
 
 class JoyTagTraining(JoyTagBody):
