@@ -231,6 +231,8 @@ def test_images_are_prepared_as_its_own_settings_say(tmp_path):
 
 def test_what_cannot_be_trained_is_one_line(tmp_path):
     folder, _ = make_backbone(tmp_path / "backbone", "vit")
+    with pytest.raises(ModelError, match="of vit a head reads pooled, mean or both, and not 'stag"):
+        build_backbone(recipe(folder), TAGS, str(folder), 32, pooling="stages")
     with pytest.raises(UsageError, match="patch_dropout must be 0"):
         build_network(recipe(folder, patch_dropout=0.5), TAGS, image_size=32)
     with pytest.raises(UsageError, match="there is no folder"):
@@ -246,7 +248,9 @@ def test_damaged_taggers_are_one_line(tmp_path):
     place = save_checkpoint(tmp_path / "checkpoint", network, TAGS)
     tagger = (place / "tagger.json").read_text()
     (place / "tagger.json").write_text(tagger.replace("pooled", "max"))
-    with pytest.raises(ModelError, match=r"tagger\.json: pooling must be pooled, mean or both"):
+    with pytest.raises(
+        ModelError, match=r"tagger\.json: pooling must be pooled, mean, both or stages"
+    ):
         load_model(f"dir:{place}", EXACT)
     (place / "tagger.json").write_text(tagger.replace("pooled", "both"))
     with pytest.raises(ModelError, match=r"do not fit its config\.json: .*size mismatch"):

@@ -39,6 +39,7 @@ from annotary.training.efficientnet import (  # noqa: E402
 )
 from annotary.training.network import build_network  # noqa: E402
 from annotary.training.recipe import NetworkRecipe, read_recipe  # noqa: E402
+from tests.conftest import child_environment  # noqa: E402
 
 TAGS = ("cat", "dog", "^_^")
 SMALL = EfficientNetLiteConfig(width=0.25, depth=0.4, image_size=32, classes=1)
@@ -151,6 +152,28 @@ def test_the_starter_is_a_start_with_a_new_head(from_starter):
         whole, part = from_starter.embed(images(64)), other.embed(images(64))
     assert part.shape == (3, 1280)
     assert torch.equal(whole[:, :1280], part)
+
+
+def test_rows_of_a_probe_on_the_starter_are_kept(tmp_path):
+    pytest.importorskip("onnx")
+    from annotary.training.probe import Probe, open_source
+
+    source = open_source("starter", RuntimeOptions(runtime="onnxruntime", threads=1))
+    weight = np.random.default_rng(0).normal(0, 0.05, (3, 2912)).astype(np.float32)
+    probe = Probe(source, TAGS, weight, np.array([0.5, -1.0, 2.0], np.float32))
+    place = probe.write(tmp_path / "probe")
+    network = build_network(recipe(f"dir:{place}"), ("bird", "dog", "cat"), image_size=260)
+    assert network.start.head.kept == ("dog", "cat")
+    assert np.array_equal(network.head.weight[1:].detach().numpy(), weight[[1, 0]])
+    assert network.head.bias.tolist() == [0.0, -1.0, 0.5]
+    assert not network.head.weight[0].any()
+    assert network.preprocess == preprocess_of(260)
+    smaller = build_backbone(recipe("starter"), TAGS, f"dir:{place}", 260, pooling="mean")
+    assert smaller.start.head.kept == ()
+    table = (place / "tags.csv").read_text(encoding="utf-8").splitlines()
+    (place / "tags.csv").write_text("\n".join(table[:-1]) + "\n", encoding="utf-8")
+    with pytest.raises(ModelError, match=r"has a head that does not fit its tags\.csv"):
+        build_network(recipe(f"dir:{place}"), TAGS, image_size=260)
 
 
 def test_what_is_no_such_tower_is_told(tmp_path):
@@ -289,7 +312,13 @@ def test_neither_transformers_nor_torchvision_is_imported(tmp_path):
         "load_model(name).tag_scores(np.zeros((1, 3, 32, 32), np.float32))\n"
         "print([name for name in ('transformers', 'torchvision', 'onnx') if name in sys.modules])\n"
     )
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    told = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**child_environment(), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert told.stdout.strip() == "[]"
 
 

@@ -44,12 +44,14 @@ class Tower:
         weights: Of its convolutions, by the names of `EfficientNetLite` when folded.
         mean: float32[d], what is taken off the features.
         scale: float32[d], what they are multiplied by.
+        head: Weight float32[t, d] and bias float32[t] of a linear head on the features, as a probe has; else None.
     """
 
     config: EfficientNetLiteConfig
     weights: Mapping[str, Tensor]
     mean: Tensor
     scale: Tensor
+    head: tuple[Tensor, Tensor] | None
 
 
 def read_tower(path: Path, configs: Sequence[EfficientNetLiteConfig] = ()) -> Tower:
@@ -73,7 +75,7 @@ def read_tower(path: Path, configs: Sequence[EfficientNetLiteConfig] = ()) -> To
         weights[f"{name}.conv.weight"] = torch.from_numpy(one.weight)
         weights[f"{name}.conv.bias"] = torch.from_numpy(one.bias)
     mean, scale = graph.standardisation()
-    return Tower(config, weights, mean, scale)
+    return Tower(config, weights, mean, scale, graph.head())
 
 
 @dataclass(frozen=True)
@@ -145,6 +147,16 @@ class _Graph:
             self.floats(times.input[1]).reshape(-1),
         )
         return torch.from_numpy(mean), torch.from_numpy(scale)
+
+    def head(self) -> tuple[Tensor, Tensor] | None:
+        """The linear layer that reads the features, where it gives all of the scores."""
+        scores = self._makers.get("scores")
+        layer = self._makers.get(scores.input[0]) if scores is not None else None
+        if layer is None or layer.op_type != "Gemm" or layer.input[0] != FEATURES:
+            return None
+        is_turned = any(one.name == "transB" and one.i for one in layer.attribute)
+        weight, bias = self.floats(layer.input[1]), self.floats(layer.input[2])
+        return torch.from_numpy(weight if is_turned else weight.T), torch.from_numpy(bias)
 
     def _held(self, name: str) -> npt.NDArray[Any]:
         if name not in self._constants:

@@ -209,14 +209,17 @@ def build_backbone(
     if (directory / TAGGER_FILE).is_file():
         network, report = _from_tagger(directory, tags, pooling, recipe, bias, aliases)
     else:
+        started = None
         if own is not None:
-            network, notes = tagger_from(own, pooling, len(tags), recipe.stochastic_depth)
+            started = tagger_from(own, pooling, len(tags), recipe.stochastic_depth)
+            network, notes = started.network, started.notes
         else:
             backbone = load_backbone(directory, _settings(recipe))
             spec = read_preprocess(directory, backbone.config.model_type)
             network = BackboneTagger(backbone, len(tags), spec, pooling or "pooled")
-        fill_head(network.head, bias=bias, deviation=0.0)
-        report = HeadReport(new=tuple(tags))
+        rows, report = match_tags(started.tags if started else (), tags, aliases)
+        old = started.head if started else None
+        fill_head(network.head, bias=bias, deviation=0.0, old=old, rows=rows)
     if network.image_size != image_size:
         told = f"images have {image_size} pixels a side, and its own have {network.image_size}"
         notes = (*notes, told)

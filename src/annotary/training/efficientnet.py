@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from annotary import weights
-from annotary.cards import CARD_FILE, PreprocessSpec, read_card
+from annotary.cards import CARD_FILE, TAGS_FILE, PreprocessSpec, read_card, read_vocabulary
 from annotary.errors import ModelError
 from annotary.models._checkpoint_files import CONFIG_FILE
 from annotary.models._efficientnet_backbone import (
@@ -185,10 +185,25 @@ def empty_tagger(
     return _tagger(config_of(directory), pooling, tags, preprocess, drop_rate)
 
 
-def tagger_from(
-    path: Path, pooling: Pooling | None, tags: int, drop_rate: float
-) -> tuple[EfficientNetTagger, tuple[str, ...]]:
-    """A network with weights of an ONNX file or a state dict, and what is to be told of it; its head is chance.
+@dataclass(frozen=True)
+class Started:
+    """A network with weights of others.
+
+    Attributes:
+        network: It; its head is chance.
+        notes: What was done to the weights, a sentence each.
+        tags: What the head of the weights has told, in the order of its outputs; empty where there is none to keep.
+        head: Its weight [t, d] and bias [t].
+    """
+
+    network: EfficientNetTagger
+    notes: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    head: tuple[Tensor, Tensor] | None = None
+
+
+def tagger_from(path: Path, pooling: Pooling | None, tags: int, drop_rate: float) -> Started:
+    """A network with weights of an ONNX file or a state dict.
 
     Args:
         path: What `efficientnet_start` gives.
@@ -208,7 +223,12 @@ def tagger_from(
     network = _tagger(tower.config, wanted, tags, spec, drop_rate)
     _fill(network.backbone, tower.weights)
     network.backbone.standardise(tower.mean, tower.scale)
-    return network, ()
+    if tower.head is None or wanted != "stages":
+        return Started(network)
+    names = read_vocabulary(path).names
+    if tower.head[0].shape != (len(names), network.head.in_features):
+        raise ModelError(f"{path / MODEL_FILE} has a head that does not fit its {TAGS_FILE}")
+    return Started(network, tags=names, head=tower.head)
 
 
 def _tagger(
@@ -235,9 +255,7 @@ def _preprocess(directory: Path, config: EfficientNetLiteConfig) -> PreprocessSp
     )
 
 
-def _from_state(
-    path: Path, pooling: Pooling, tags: int, drop_rate: float
-) -> tuple[EfficientNetTagger, tuple[str, ...]]:
+def _from_state(path: Path, pooling: Pooling, tags: int, drop_rate: float) -> Started:
     """A network with the weights of a file of `efficientnet-lite-pytorch`."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
@@ -254,11 +272,14 @@ def _from_state(
     folded = reference.eval().fold().state_dict()
     _fill(network.backbone, {n: v for n, v in folded.items() if not n.startswith("classifier.")})
     if variant != "Lite2":
-        return network, (f"EfficientNet-{variant}; what its head reads is not standardised",)
+        return Started(
+            network, (f"EfficientNet-{variant}; what its head reads is not standardised",)
+        )
     # The starter is made from such weights, and its numbers are those of many photos.
     tower = read_tower(weights.shipped()[_SHIPPED] / MODEL_FILE)
     network.backbone.standardise(tower.mean, tower.scale)
-    return network, ("EfficientNet-Lite2; what its head reads is standardised as the starter's",)
+    told = "EfficientNet-Lite2; what its head reads is standardised as the starter's"
+    return Started(network, (told,))
 
 
 def _variant_of(path: Path, state: Mapping[str, Tensor]) -> str:
