@@ -175,6 +175,17 @@ def test_a_folder_with_texts(run, colours, photos):
     assert report["rules"][0]["micro"]["f1"] == pytest.approx(counts.micro().f1)
 
 
+def test_texts_are_read_as_for_training(run, colours, photos):
+    folder = photos(3)
+    for i in range(3):
+        (folder / f"{i:05}.txt").write_text(f"general:{TAGS[0]}\n{TAGS[1]}, x \\(y\\)")
+    report = report_of(
+        run("evaluate", "tagging", folder, "--model", f"dir:{colours}", "--json", "--quiet")
+    )
+    assert report["tags"] == 2
+    assert report["tags_without_model"]["names"] == ["x (y)"]
+
+
 def make_dataset(folder: Path, photos: Path, count: int) -> Path:
     """A training dataset as `annotary train dataset` writes it; a cached picture takes its original's place."""
     pa = pytest.importorskip("pyarrow")

@@ -161,7 +161,7 @@ class TextsTruth:
     def _all(self) -> Iterator[tuple[Item | Failure, list[str] | None]]:
         from annotary.sources import SourceOptions
         from annotary.sources.folder import walk
-        from annotary.tasks.label_sets import split_labels
+        from annotary.training.dataset.posts import split_tags, without_namespace
 
         for item in walk(str(self._folder), SourceOptions()):
             text = None
@@ -174,8 +174,10 @@ class TextsTruth:
                     except (OSError, ValueError) as error:
                         raise UsageError(f"cannot read {place}: {error}") from error
                     break
-            labels = None if text is None else split_labels(text.replace("\n", ","))
-            yield item, None if labels is None else list(dict.fromkeys(labels))
+            # As `annotary train dataset` reads them, whose names a model that was trained so has.
+            labels = None if text is None else split_tags(text, "auto")
+            names = [without_namespace(label)[0] for label in labels or ()]
+            yield item, None if labels is None else list(dict.fromkeys(names))
 
 
 def read_truth(

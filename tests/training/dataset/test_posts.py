@@ -55,6 +55,30 @@ def test_a_folder_with_sidecars(tmp_path):
     assert "no JSON object" in e.item.message
 
 
+def test_namespaces_of_hydrus_are_categories(tmp_path):
+    image(tmp_path, "a.png")
+    (tmp_path / "a.png.txt").write_text(
+        "character:samus aran\nseries:metroid\ncreator:some one\nrating:safe\n:3\nre:zero\nmeta:\nhat\n"
+    )
+    expected = (
+        ("samus aran", "character"),
+        ("metroid", "copyright"),
+        ("some one", "artist"),
+        ("rating:safe", "rating"),
+        (":3", ""),
+        ("re:zero", ""),
+        ("meta:", ""),
+        ("hat", ""),
+    )
+    (one,) = posts(tmp_path)
+    assert one.tags == expected
+    (tmp_path / "t.jsonl").write_text(
+        json.dumps({"image": "a.png", "tags": ["character:samus aran", "hat"]}) + "\n"
+    )
+    (one,) = posts(tmp_path / "t.jsonl")
+    assert one.tags == (("samus aran", "character"), ("hat", ""))
+
+
 def test_texts_are_split_as_told():
     assert split_tags("a b, c\nd", "auto") == ["a b", "c", "d"]
     assert split_tags("a b, c\nd", "comma") == ["a b", "c d"]

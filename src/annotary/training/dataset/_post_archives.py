@@ -16,7 +16,7 @@ from annotary.sources._tar import ERRORS, Tar, open_tar
 from annotary.sources.folder import has_image_suffix
 from annotary.sources.webdataset import _open, _split, _tars
 from annotary.training.dataset._post_tables import danbooru_item, tags_of_row
-from annotary.training.dataset.posts import Post, PostOptions, Tags, split_tags
+from annotary.training.dataset.posts import Post, PostOptions, Tags, split_tags, without_namespace
 
 _LONGEST_TEXT = 1 << 24  # bytes of a member that is no image
 
@@ -86,7 +86,7 @@ def _samples(archive: Tar, tar: str, options: PostOptions, source: SourceOptions
                 text = archive.content(member).decode("utf-8-sig")
                 if ending == "txt":
                     sample.text_tags = tuple(
-                        (t, "") for t in split_tags(text, options.tag_separator)
+                        map(without_namespace, split_tags(text, options.tag_separator))
                     )
                 elif isinstance(row := json.loads(text), dict):
                     sample.json_tags = tags_of_row(row, options)

@@ -17,7 +17,7 @@ from annotary.sources._columns import COLUMNS, place_in
 from annotary.sources._paths import join, kind_of, reason
 from annotary.sources._rows import LONGEST_ROW, image_at
 from annotary.sources.folder import IMAGE_SUFFIXES
-from annotary.training.dataset.posts import Post, PostOptions, Tags, split_tags
+from annotary.training.dataset.posts import Post, PostOptions, Tags, split_tags, without_namespace
 
 _TAG_COLUMNS = ("tags", *(name for name in LABEL_COLUMNS if name != "tags"), "caption")
 """Usual names of what holds tags, the likeliest first."""
@@ -256,6 +256,8 @@ def _tag(value: Any) -> tuple[str, str]:
         if value.get("category") == 0:
             category = "0"
         value, category = name, _NUMBERED.get(category, category)
+    elif isinstance(value, str):
+        return without_namespace(" ".join(value.split()))
     else:
         category = ""
     if not isinstance(value, str | int | float) or isinstance(value, bool):

@@ -112,6 +112,30 @@ def split_tags(text: str, separator: Separator) -> list[str]:
 
 _ESCAPED = re.compile(r"\\([()])")
 
+_NAMESPACES = {
+    **{name: name for name in ("general", "character", "copyright", "artist", "meta", "species")},
+    "series": "copyright",
+    "creator": "artist",
+}
+"""What hydrus calls kinds of tags, and ours for them."""
+
+
+def without_namespace(tag: str) -> tuple[str, str]:
+    """A tag of a text and its category: `character:samus` is a `samus` of the category `character`.
+
+    Other namespaces stay in the name, as many are none, and so does `rating:`, without which `general` says little.
+
+    Args:
+        tag: As hydrus and others write it.
+    """
+    namespace, mark, name = tag.partition(":")
+    namespace, name = namespace.strip().lower(), name.strip()
+    if mark and name and namespace == "rating":
+        return f"rating:{name}", "rating"
+    category = _NAMESPACES.get(namespace, "")
+    return (name, category) if mark and name and category else (tag, "")
+
+
 _Reader: TypeAlias = Callable[[str, PostOptions, SourceOptions], Iterator[Post]]
 
 
@@ -158,7 +182,7 @@ def _folder_posts(folder: str, options: PostOptions, source: SourceOptions) -> I
             try:
                 text = Path(sidecar).read_text(encoding="utf-8-sig")
                 if sidecar.endswith(".txt"):
-                    tags = tuple((tag, "") for tag in split_tags(text, options.tag_separator))
+                    tags = tuple(map(without_namespace, split_tags(text, options.tag_separator)))
                 else:
                     tags = tags_of_row(_object(text), options)
             except (OSError, ValueError, RecursionError) as error:
