@@ -183,6 +183,13 @@ def test_errors_name_the_file_the_table_and_the_key(text, told, tmp_path):
         ("stages.3.samples=3", r"stages are numbered from 1 to 2"),
         ("stages.1=3", r"say which stage and key"),
         ("name.x=3", r"name is no table"),
+        ("optimiser.weight_decay=nan", r"weight_decay must be finite, but got nan"),
+        ("optimiser.clip_norm=nan", r"clip_norm must be finite"),
+        ("optimiser.epsilon=inf", r"epsilon must be finite"),
+        ("optimiser.learning_rate=nan", r"learning_rate must be finite"),
+        ("stages.1.learning_rate=nan", r"learning_rate must be finite"),
+        ("augmentation.mixup=nan", r"mixup must be finite"),
+        ("precision.scale=inf", r"scale must be finite"),
     ],
 )
 def test_changes_that_make_no_sense_are_refused(changed, told):

@@ -5,6 +5,7 @@ Where a default has a reason in the reference it is that of fpgaminer/joytag's `
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,6 +23,13 @@ def _shares(record: Any, *names: str) -> None:
     for name in names:
         if not 0.0 <= getattr(record, name) < 1.0:
             raise ValueError(f"{name} must be in 0..1 (below 1), but got {getattr(record, name)}")
+
+
+def _finite(record: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(record, name)
+        if value is not None and not math.isfinite(value):
+            raise ValueError(f"{name} must be finite, but got {value}")
 
 
 @dataclass(frozen=True)
@@ -154,6 +162,7 @@ class OptimiserRecipe:
         """Check the ranges."""
         if len(self.betas) != 2 or not all(0.0 <= beta < 1.0 for beta in self.betas):
             raise ValueError(f"betas must be two numbers in 0..1 (below 1), but got {self.betas}")
+        _finite(self, "learning_rate", "epsilon", "weight_decay", "clip_norm")
         if self.learning_rate <= 0 or self.epsilon <= 0:
             raise ValueError("learning_rate and epsilon must be above 0")
         if min(self.weight_decay, self.clip_norm) < 0 or not 0.0 < self.layer_decay <= 1.0:
@@ -208,6 +217,7 @@ class AugmentationRecipe:
     def __post_init__(self) -> None:
         """Check the ranges."""
         _at_least(self, 0, "operations")
+        _finite(self, "mixup")
         if not 0 <= self.magnitude <= 30:
             raise ValueError(f"magnitude must be in 0..30, but got {self.magnitude}")
         if not 0.0 <= self.flip <= 1.0 or not 0.0 <= self.cutout <= 1.0 or self.mixup < 0:
@@ -273,6 +283,7 @@ class PrecisionRecipe:
     def __post_init__(self) -> None:
         """Check the ranges."""
         _at_least(self, 1, "scale_interval")
+        _finite(self, "scale")
         if self.scale <= 0:
             raise ValueError(f"scale must be above 0, but got {self.scale}")
 
@@ -371,6 +382,7 @@ class StageRecipe:
     def __post_init__(self) -> None:
         """Check the ranges."""
         _at_least(self, 1, "image_size", "samples")
+        _finite(self, "learning_rate")
         if self.learning_rate is not None and self.learning_rate <= 0:
             raise ValueError(f"learning_rate must be above 0, but got {self.learning_rate}")
         if self.patch_dropout is not None:
