@@ -21,9 +21,11 @@ from annotary.models import find, load_model  # noqa: E402
 from annotary.models.joytag import describe, load  # noqa: E402
 from annotary.runtime import RuntimeOptions  # noqa: E402
 from annotary.training import trainer as trainer_module  # noqa: E402
-from annotary.training._learning import Learner  # noqa: E402
+from annotary.training._learning import Learner, Stepped  # noqa: E402
+from annotary.training._metering import Meter  # noqa: E402
 from annotary.training.checkpoints import whole_checkpoints  # noqa: E402
 from annotary.training.dataset.index import TagDataset  # noqa: E402
+from annotary.training.plan import plan_stages  # noqa: E402
 from annotary.training.recipe import TaggerRecipe  # noqa: E402
 from annotary.training.trainer import Trainer  # noqa: E402
 from tests.conftest import child_environment  # noqa: E402
@@ -306,6 +308,22 @@ def test_a_loss_that_is_no_number_ends_the_run(dataset, tmp_path):
     recipe = small_recipe("optimiser.learning_rate=1e30", "optimiser.kind=adamw")
     with pytest.raises(UsageError, match=r"no number any more .* smaller optimiser.learning_rate"):
         train(recipe, dataset, tmp_path)
+
+
+def test_weights_that_are_lost_are_not_saved(dataset, tmp_path):
+    recipe = small_recipe("optimiser.learning_rate=1e30", "optimiser.kind=adamw", "logs.every=100")
+    with pytest.raises(UsageError, match="no number any more after 16 samples"):
+        train(recipe, dataset, tmp_path)
+    assert not whole_checkpoints(tmp_path / "checkpoints")
+
+
+def test_a_gradient_that_is_no_number_ends_the_run_unless_its_step_is_left_out():
+    stage = plan_stages(small_recipe())[0]
+    for norm in (float("inf"), float("nan")):
+        stepped = Stepped(torch.tensor(1.0), torch.tensor(norm), 1.0)
+        Meter(stage, 1, skips_overflows=True).check(8, stepped)
+        with pytest.raises(UsageError, match="no number any more after 8 samples"):
+            Meter(stage, 1).row(1, 8, stepped)
 
 
 def test_a_run_of_other_settings_is_refused(dataset, tmp_path):

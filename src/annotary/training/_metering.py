@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, TypeVar
@@ -21,11 +22,13 @@ class Meter:
     Args:
         stage: It.
         every: Steps between two rows.
+        skips_overflows: Whether a step whose gradients are no numbers is left out, as with fp16.
     """
 
-    def __init__(self, stage: StagePlan, every: int) -> None:
+    def __init__(self, stage: StagePlan, every: int, *, skips_overflows: bool = False) -> None:
         self._stage = stage
         self._every = every
+        self._skips_overflows = skips_overflows
         self._begun = time.monotonic()
         self.restart()
 
@@ -51,6 +54,25 @@ class Meter:
         self._steps += 1
         return step % self._every == 0 or step == self._stage.steps
 
+    def check(self, samples: int, stepped: Stepped) -> None:
+        """Make sure that a step, whose weights are about to be told of or saved, has not destroyed them.
+
+        Args:
+            samples: Images that were seen in all stages.
+            stepped: What the step was like.
+
+        Raises:
+            UsageError: The loss or the gradient is no number any more, so that nothing is learned.
+        """
+        is_lost = not math.isfinite(float(stepped.loss)) and not stepped.loss_scale > 1.0
+        if not self._skips_overflows:
+            is_lost = is_lost or not math.isfinite(float(stepped.gradient_norm))
+        if is_lost:
+            raise UsageError(
+                f"the loss is no number any more after {samples:,} samples: try a smaller optimiser.learning_rate, a"
+                " schedule.warm_up, or another precision.numbers"
+            )
+
     def row(self, step: int, samples: int, stepped: Stepped) -> dict[str, float | int]:
         """A row of `steps.csv`.
 
@@ -60,21 +82,15 @@ class Meter:
             stepped: What the step was like.
 
         Raises:
-            UsageError: The loss is no number any more, so that nothing is learned.
+            UsageError: As of `check`.
         """
-        loss = float(stepped.loss)
-        is_lost = loss != loss or abs(loss) == float("inf")
-        if is_lost and not (stepped.loss_scale > 1.0):
-            raise UsageError(
-                f"the loss is no number any more after {samples:,} samples: try a smaller optimiser.learning_rate, a"
-                " schedule.warm_up, or another precision.numbers"
-            )
+        self.check(samples, stepped)
         seconds = max(time.monotonic() - self._since, 1e-9)
         row: dict[str, float | int] = {
             "stage": self._stage.number + 1,
             "step": step,
             "samples": samples,
-            "loss": loss,
+            "loss": float(stepped.loss),
             "learning_rate": self._stage.learning_rate(step - 1),
             "gradient_norm": float(stepped.gradient_norm),
             "loss_scale": stepped.loss_scale,

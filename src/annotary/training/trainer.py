@@ -190,7 +190,8 @@ class Trainer:
             network.set_image_size(plan.image_size)
         dropped = self.recipe.stages[plan.number].patch_dropout
         network.patch_dropout = self.recipe.network.patch_dropout if dropped is None else dropped
-        meter = Meter(plan, self.recipe.logs.every)
+        is_scaled = self.recipe.precision.numbers == "fp16"
+        meter = Meter(plan, self.recipe.logs.every, skips_overflows=is_scaled)
         spec = network.preprocess
         with (
             closing(self._feed.training(plan.part_size, spec, place.epoch, place.seen)) as parts,
@@ -214,6 +215,9 @@ class Trainer:
                     self.recipe.checkpoints.every, place, plan
                 )
                 if is_measured or is_saved:
+                    meter.check(
+                        place.samples, stepped
+                    )  # a run cannot go on from weights that are lost
                     measured = self._measure(learner, measuring) if is_measured else None
                     self._save(place, learner, network, measured)
                     if measured is not None:
