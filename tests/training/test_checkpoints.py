@@ -150,6 +150,13 @@ def test_thresholds_and_categories_are_in_the_folder(tmp_path):
     assert load_model(f"dir:{folder}", EXACT).vocabulary == vocabulary
 
 
+def test_a_threshold_near_to_0_stays_above_it(tmp_path):
+    thresholds = {"balanced": [2e-7, 0.5, 0.9999999, 1e-9, 1.0]}
+    folder = save_checkpoint(tmp_path / "s", small_network(), SMALL_TAGS, None, thresholds)
+    found = load_model(f"dir:{folder}", EXACT).vocabulary.thresholds["balanced"]
+    assert found == (2e-7, 0.5, 0.9999999, 1e-9, 1.0)
+
+
 def test_a_table_of_other_tags_is_refused(tmp_path):
     folder = save_checkpoint(
         tmp_path / "model", small_network(), SMALL_TAGS, None, {"balanced": 0.3}
@@ -276,6 +283,14 @@ def test_the_last_ones_and_the_best_stay(tmp_path):
     assert checkpoints.latest() == tmp_path / "samples_200"
     assert checkpoints.best() == tmp_path / "samples_10"
     assert [one.samples for one in whole_checkpoints(tmp_path)] == [10, 100, 200]
+
+
+def test_of_equals_the_last_is_the_best(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=1, metric="f1")
+    for samples in (1, 2, 3):  # rare tags have no F1 above 0 for long
+        save(checkpoints, samples, f1=0.0)
+    assert checkpoints.best() == tmp_path / "samples_3"
+    assert names(tmp_path) == ["samples_3"]
 
 
 def test_less_may_be_better(tmp_path):

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -237,9 +238,9 @@ class Checkpoints:
         return latest(self.folder)
 
     def best(self) -> Path | None:
-        """The best by the metric, the earliest of several; None when it was never measured."""
+        """The best by the metric, the last of several; None when it was never measured."""
         found = [
-            (self._sign * value, -one.samples, one.folder)
+            (self._sign * value, one.samples, one.folder)
             for one in whole_checkpoints(self.folder)
             if not math.isnan(value := one.metrics.get(self._metric, math.nan))
         ]
@@ -283,7 +284,9 @@ def _tag_files(
         for preset, value in thresholds.items()
     }
     each = {
-        preset: tuple(round(float(one), 6) for one in values) for preset, values in each.items()
+        # As short as tells the same float32: with fewer digits one that is near to 0 would give a tag to all images.
+        preset: tuple(float(str(np.float32(one))) for one in values)
+        for preset, values in each.items()
     }
     try:
         vocabulary = Vocabulary(tuple(tags), tuple(categories or ("",) * len(tags)), each)
