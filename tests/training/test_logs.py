@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -96,6 +98,15 @@ def test_what_is_asked_for_and_not_installed_is_told(tmp_path):
     if importlib.util.find_spec("tensorboard") is None:
         with pytest.raises(UsageError, match="pip install tensorboard"):
             opened(tmp_path, tensorboard=True)
+
+
+def test_weights_and_biases_that_cannot_be_had_are_one_line(tmp_path, monkeypatch):
+    def init(**_given: object) -> None:
+        raise RuntimeError("No API key configured.\nUse `wandb login`")
+
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init))
+    with pytest.raises(UsageError, match=r"cannot be had: No API key configured\.; or say"):
+        opened(tmp_path, wandb="project")
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

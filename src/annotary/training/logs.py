@@ -269,9 +269,15 @@ class WeightsAndBiases:
             ) from error
         place = folder / "wandb_run.txt"
         known = place.read_text(encoding="utf-8").strip() if place.exists() else None
-        self._run = wandb.init(
-            project=project, id=known, resume="allow", dir=str(folder), config=dict(settings)
-        )
+        try:
+            self._run = wandb.init(
+                project=project, id=known, resume="allow", dir=str(folder), config=dict(settings)
+            )
+        except Exception as error:  # it has many, such as for who is not logged in
+            told = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise UsageError(
+                f"logs.wandb: Weights & Biases cannot be had: {told}; or say WANDB_MODE=offline"
+            ) from error
         place.write_text(str(self._run.id) + "\n", encoding="utf-8")
 
     def step(self, row: Row) -> None:
