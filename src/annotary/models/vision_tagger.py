@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +22,12 @@ from annotary.models._checkpoint_files import CONFIG_FILE
 from annotary.models._probabilities import probabilities
 from annotary.models._vision_tagger_files import TAGGER_FILE, WEIGHTS_FILE, read_tagger
 from annotary.models.joytag import TAGS_FILE, THRESHOLDS, read_tags
-from annotary.runtime import Choice, RuntimeOptions, Session, decide, offers
+from annotary.runtime import Choice, RuntimeOptions, decide, offers
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from annotary.runtime.torch_runtime import TorchSession
 
 LOOKED_FOR = f"{TAGGER_FILE}, {CONFIG_FILE}, {WEIGHTS_FILE} and {TAGS_FILE}"
 
@@ -34,7 +40,7 @@ class VisionTagger:
         vocabulary: Its tags, in the order of the outputs.
     """
 
-    def __init__(self, card: Card, vocabulary: Vocabulary, session: Session) -> None:
+    def __init__(self, card: Card, vocabulary: Vocabulary, session: TorchSession) -> None:
         self.card = card
         self.vocabulary = vocabulary
         self.streams = session.choice.streams
@@ -45,6 +51,11 @@ class VisionTagger:
     def choice(self) -> Choice:
         """What it runs on, and why."""
         return self._session.choice
+
+    @property
+    def network(self) -> nn.Module:
+        """The network as it runs: from images float[b, 3, h, w] to logits [b, t] and what the head reads [b, d]."""
+        return self._session.network
 
     def tag_scores(self, batch: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
         """Probabilities float32[b, t], 0..1, for a batch prepared as the card says."""

@@ -102,6 +102,12 @@ class TorchSession:
         return given if isinstance(given, tuple) else (given,)
 
     @property
+    def network(self) -> nn.Module:
+        """The network, where it runs, in what it computes in."""
+        network: nn.Module = self._module
+        return network
+
+    @property
     def numbers(self) -> torch.dtype:
         """What the network computes in."""
         numbers: torch.dtype = self._numbers
