@@ -163,6 +163,25 @@ def test_without_room_average_precision_is_of_bins_and_has_no_interval():
     assert low <= exact.standings[0].macro["ap"] <= high
 
 
+def test_what_is_not_known_counts_nowhere():
+    (scores,), targets = made_up(300, (1.0,))
+    known = np.random.default_rng(1).random(targets.shape) < 0.5
+    arena = Arena(contenders(1))
+    arena.update([scores[:120]], targets[:120], known[:120])
+    arena.update([scores[120:]], targets[120:], known[120:])
+    found = arena.result([f"tag{i}" for i in range(TAGS)], rounds=200)
+    (standing,) = found.standings
+    assert found.support.tolist() == (targets & known).sum(0).tolist()
+    given = scores >= np.float32(0.4)
+    hits = (given & targets & known).sum(0)
+    precision = hits / (given & known).sum(0)
+    np.testing.assert_allclose(standing.rates[0], precision)
+    np.testing.assert_allclose(standing.rates[3], average_precision(scores, targets, known))
+    for name, value in (("precision", precision.mean()), ("ap", standing.macro["ap"])):
+        low, high = standing.intervals[name]
+        assert low < value < high
+
+
 def test_two_of_one_name_are_refused():
     one = Contender("a", "r", np.zeros(2, np.float32))
     with pytest.raises(ValueError, match="different"):
@@ -187,6 +206,14 @@ def test_tags_are_matched_by_name():
     np.testing.assert_allclose(match.models[1].thresholds(scores[0]), [0.1, 0.3, 0.2, 0.4])
     targets = match.targets([(0, 3), (2, 4), ()])
     np.testing.assert_array_equal(targets, [[1, 0, 1, 0], [0, 0, 1, 0], [0, 0, 0, 0]])
+
+
+def test_a_tag_is_known_where_one_of_its_names_is():
+    match = match_tags(["cat", "kitty", "dog"], {"m": ["cat", "dog"]}, {"kitty": "cat"})
+    mask = np.array([[True, False, False], [False, True, True], [False, False, True]])
+    assert match.names == ("cat", "dog")
+    assert match.known(mask).tolist() == [[True, False], [True, True], [False, True]]
+    assert match.known(None) is None
 
 
 def test_tags_that_cannot_be_matched_are_told():

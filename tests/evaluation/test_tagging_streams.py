@@ -170,6 +170,31 @@ def test_a_stream_holds_scores_while_there_is_room():
         TaggingStream({})
 
 
+def test_a_stream_leaves_out_what_is_not_known():
+    generator = np.random.default_rng(5)
+    scores = generator.random((90, 4), dtype=np.float32)
+    targets, known = generator.random((2, 90, 4)) < 0.4
+    scores[generator.random((90, 4)) < 0.1] = 0.0
+    threshold = np.full(4, 0.5, np.float32)
+    stream = TaggingStream({"half": threshold}, halves=True, worst=90)
+    for rows in (slice(0, 37), slice(37, 90)):
+        stream.update(scores[rows], targets[rows], known=known[rows])
+    found, is_exact = stream.average_precision()
+    assert is_exact
+    np.testing.assert_allclose(found.value, average_precision(scores, targets, known))
+    expected = TagCounts(4)
+    expected.update(scores >= threshold, targets, known)
+    np.testing.assert_array_equal(stream.counts["half"].true_negatives, expected.true_negatives)
+    np.testing.assert_array_equal(stream.counts["half"].false_positives, expected.false_positives)
+    assert stream.histograms.images.tolist() == known.sum(0).tolist()
+    assert sum(half.images for half in stream.halves).tolist() == known.sum(0).tolist()
+    for tag in range(4):
+        wrong = {one.image for one in stream.worst.given_wrongly(tag)}
+        missed = {one.image for one in stream.worst.missed(tag)}
+        own = known[:, tag] & ((scores[:, tag] >= 0.5) != targets[:, tag])
+        assert wrong | missed == set(np.flatnonzero(own).tolist())
+
+
 def test_the_worst_images_are_those_of_the_whole_table():
     scores, targets = made_up(500, 5, seed=3)
     thresholds = np.full(5, 0.3, np.float32)

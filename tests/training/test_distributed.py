@@ -87,9 +87,10 @@ def rows(path: Path) -> list[list[float]]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the loopback device has another name")
-def test_two_processes_learn_what_one_does(tmp_path):
+@pytest.mark.parametrize("is_partial", [False, True], ids=["whole", "partial"])
+def test_two_processes_learn_what_one_does(is_partial, tmp_path):
     torch.set_num_threads(1)
-    data = make_dataset(tmp_path / "data", validation=11)
+    data = make_dataset(tmp_path / "data", validation=11, is_partial=is_partial)
     # One process takes 4 images at a time, and two take 2 each.
     one = Trainer(
         small_recipe(*CHANGED, "stages.1.device_batch_size=4"), data, tmp_path / "one", quiet=True

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -275,6 +277,41 @@ def test_parts_of_any_size_come_to_the_same_weights(dataset, tmp_path):
     for name, value in found[0].items():
         torch.testing.assert_close(value, found[1][name], atol=1e-5, rtol=1e-4)
     assert plan_stages(recipe, 1)[0].parts == 1
+
+
+def test_a_probe_is_not_taught_what_nobody_knows(dataset, tmp_path):
+    pytest.importorskip("onnx")
+    from click.testing import CliRunner
+
+    from annotary.cli import annotary
+
+    def call(*arguments: object) -> dict[str, Any]:
+        made = CliRunner().invoke(annotary, [str(argument) for argument in arguments])
+        assert made.exit_code == 0, made.output
+        return dict(json.loads(made.stdout))
+
+    def probe(data: Path, output: Path) -> dict[str, Any]:
+        options = ("--threads", "1", "--epochs", "100", "--json", "--quiet")
+        return call("train", "probe", "--data", data, "--output", output, *options)
+
+    def scored(data: Path, tagger: str) -> dict[str, Any]:
+        options = ("--model", f"dir:{tagger}", "--threads", "1", "--json", "--quiet")
+        return call("evaluate", "tagging", data, *options)
+
+    partial = make_dataset(tmp_path / "partial", train=36, is_partial=True)
+    whole = make_dataset(tmp_path / "whole", train=36)
+    taken = shutil.copytree(partial.folder, tmp_path / "taken")  # for what it says
+    (taken / "dataset.json").write_text((whole.folder / "dataset.json").read_text())
+    found = probe(partial.folder, tmp_path / "run")
+    wrong = probe(taken, tmp_path / "other")
+    recall = [
+        scored(whole.folder, one["tagger"])["rules"][0]["micro"]["recall"] for one in (found, wrong)
+    ]
+    assert recall[0] > recall[1]
+    # What is measured of a part of the truth is the same by either command.
+    told = scored(partial.folder, found["tagger"])
+    assert told["rules"][0]["micro"]["f1"] == pytest.approx(found["metrics"]["fitted_micro_f1"])
+    assert told["map"]["macro"] == pytest.approx(found["metrics"]["map"], abs=0.01)
 
 
 def test_unknown_is_a_share():

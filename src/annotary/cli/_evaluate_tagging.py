@@ -153,7 +153,10 @@ def _tagging(dataset: Path, values: dict[str, Any]) -> int:
     work = Scoring(models, truth, values)
     for batch in work.batches():
         stream.update(
-            match.models[0].scores(batch.scores[0]), match.targets(batch.tags), batch.numbers
+            match.models[0].scores(batch.scores[0]),
+            match.targets(batch.tags),
+            batch.numbers,
+            match.known(truth.known(batch.numbers)),
         )
     work.add_failures(failures)
     if not stream.images:

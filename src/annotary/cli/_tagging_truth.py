@@ -54,6 +54,9 @@ class Truth(Protocol):
     def __len__(self) -> int:
         """How many they are."""
 
+    def known(self, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_] | None:
+        """Of which images it is known whether they have which tags, bool[b, t]; None where all is known."""
+
 
 class DatasetTruth:
     """The validation images of a folder that `annotary train dataset` wrote.
@@ -92,6 +95,11 @@ class DatasetTruth:
         """How many there are."""
         return len(self._split)
 
+    def known(self, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_] | None:
+        """Of which images it is known whether they have which tags: all, unless labels are partial."""
+        weights = self._split.weights(numbers)
+        return None if weights is None else weights > 0
+
 
 class TableTruth:
     """The images of a table with tags in it.
@@ -116,6 +124,9 @@ class TableTruth:
     def __len__(self) -> int:
         """How many there are."""
         return self._images.count()
+
+    def known(self, numbers: npt.NDArray[np.int64]) -> None:
+        """Nothing is unknown."""
 
 
 class TextsTruth:
@@ -157,6 +168,9 @@ class TextsTruth:
     def __len__(self) -> int:
         """How many there are."""
         return self._count
+
+    def known(self, numbers: npt.NDArray[np.int64]) -> None:
+        """Nothing is unknown."""
 
     def _all(self) -> Iterator[tuple[Item | Failure, list[str] | None]]:
         from annotary.sources import SourceOptions

@@ -117,7 +117,7 @@ def _arena(dataset: Path, values: dict[str, Any]) -> int:
         scores = [
             columns.scores(own) for columns, own in zip(match.models, batch.scores, strict=True)
         ]
-        arena.update(scores, match.targets(batch.tags))
+        arena.update(scores, match.targets(batch.tags), match.known(truth.known(batch.numbers)))
     work.add_failures(failures)
     if not arena.images:
         raise NothingToDo(f"no image of {dataset} has scores{first_failure(work.failures)}")

@@ -78,19 +78,29 @@ class Arena:
         self._given = [_Pairs() for _ in contenders]
         self._hits = [_Pairs() for _ in contenders]
 
-    def update(self, scores: Sequence[npt.NDArray[np.float32]], targets: Booleans) -> None:
+    def update(
+        self,
+        scores: Sequence[npt.NDArray[np.float32]],
+        targets: Booleans,
+        known: Booleans | None = None,
+    ) -> None:
         """Add a batch.
 
         Args:
             scores: Probabilities of each model, float32[b, t].
             targets: Whether the image has the tag, [b, t].
+            known: Whether the target is known, [b, t]; None means all are.
         """
+        if known is not None:
+            targets = targets & known
         self._truth.add(targets, self.images)
         for place, (own, stream) in enumerate(zip(scores, self.streams, strict=True)):
             given = own >= self.contenders[place].thresholds
+            if known is not None:
+                given &= known
             self._given[place].add(given, self.images)
             self._hits[place].add(given & targets, self.images)
-            stream.update(own, targets)
+            stream.update(own, targets, known=known)
         self.images += len(targets)
 
     def counts(self, place: int) -> TagCounts:

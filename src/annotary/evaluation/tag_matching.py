@@ -77,6 +77,19 @@ class TagMatch:
             found[row, [place[tag] for tag in tags if tag in place]] = True
         return found
 
+    def known(self, mask: Booleans | None) -> Booleans | None:
+        """Of which images it is known whether they have the common tags, bool[b, t]; None where all is known.
+
+        Args:
+            mask: The same of the tags of the dataset; of several names of a tag one that is known is enough.
+        """
+        if mask is None:
+            return None
+        found: Booleans = mask[:, self.dataset.first]
+        for tag, place in self.dataset.more:
+            found[:, tag] |= mask[:, place]
+        return found
+
 
 def match_tags(
     dataset: Sequence[str],

@@ -338,6 +338,7 @@ class WorstImages:
         targets: Booleans,
         thresholds: npt.NDArray[np.float32],
         numbers: Integers,
+        known: Booleans | None = None,
     ) -> None:
         """Add a batch.
 
@@ -346,8 +347,11 @@ class WorstImages:
             targets: [b, t].
             thresholds: [t].
             numbers: Of the images, [b].
+            known: Whether the target is known, [b, t]; None means all are.
         """
         given = scores >= thresholds
+        if known is not None:
+            given, targets = given & known, targets & known
         kinds = (given & ~targets, scores), (targets & ~given, -scores)
         for kind, (wrong, wrongness) in enumerate(kinds):
             worth = wrong & (wrongness > self._wrongness[kind].min(axis=1))
@@ -418,6 +422,7 @@ class TaggingStream:
         scores: npt.NDArray[np.float32],
         targets: Booleans,
         numbers: Integers | None = None,
+        known: Booleans | None = None,
     ) -> None:
         """Add a batch.
 
@@ -425,17 +430,21 @@ class TaggingStream:
             scores: Probabilities in 0..1, [b, t].
             targets: Whether the image has the tag, [b, t].
             numbers: Of the images, [b], by which the worst are told; they are counted from 0 when nothing is said.
+            known: Whether the target is known, [b, t]; None means all are.
         """
         if numbers is None:
             numbers = np.arange(self.images, self.images + len(scores), dtype=np.int64)
-        self.histograms.update(scores, targets)
+        self.histograms.update(scores, targets, known)
         for half, histograms in enumerate(self.halves):
             rows = slice((half + self.images) % 2, None, 2)
-            histograms.update(scores[rows], targets[rows])
+            histograms.update(scores[rows], targets[rows], None if known is None else known[rows])
         for name, thresholds in self._thresholds.items():
-            self.counts[name].update(scores >= thresholds, targets)
-        self.worst.update(scores, targets, self._first, numbers)
+            self.counts[name].update(scores >= thresholds, targets, known)
+        self.worst.update(scores, targets, self._first, numbers, known)
         self.images += len(scores)
+        if known is not None:
+            # Ranked below everything, what is not known takes no place from a hit.
+            scores, targets = np.where(known, scores, np.float32(-1.0)), targets & known
         if self._held is not None:
             self._room -= scores.nbytes + targets.nbytes
             if self._room >= 0:
@@ -461,7 +470,7 @@ class TaggingStream:
         return BoundedPrecision(exact, exact, exact), True
 
     def held(self) -> tuple[npt.NDArray[np.float32], Booleans] | None:
-        """All scores and targets, both [n, t], where there was room for them."""
+        """All scores and targets, both [n, t], where there was room for them; -1 and False for what is not known."""
         if not self._held:
             return None
         scores, targets = zip(*self._held, strict=True)
