@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
 import warnings
@@ -36,6 +37,8 @@ def write_torch(
 
     Raises:
         MissingExtra: What writes ONNX files is not installed.
+        ModelError: torch cannot write the network; the message is its reason alone.
+        OSError: The file cannot be written.
     """
     try:
         import onnxscript  # noqa: F401 - torch needs it
@@ -45,32 +48,49 @@ def write_torch(
     # Two images, because torch takes a size of one for fixed.
     images = torch.zeros(2, 3, *size)
     with _quiet():
-        torch.onnx.export(
-            network,
-            (images,),
-            os.fspath(path),
-            dynamo=True,
-            verbose=False,
-            opset_version=OPSET,
-            external_data=False,
-            input_names=["image"],
-            output_names=list(outputs),
-            dynamic_shapes=({0: torch.export.Dim("n", min=1)},),
-        )
+        try:
+            torch.onnx.export(
+                network,
+                (images,),
+                os.fspath(path),
+                dynamo=True,
+                verbose=False,
+                opset_version=OPSET,
+                external_data=False,
+                input_names=["image"],
+                output_names=list(outputs),
+                dynamic_shapes=({0: torch.export.Dim("n", min=1)},),
+            )
+        except OSError:
+            raise
+        except Exception as error:  # of torch.export, of the translation, or of protobuf
+            raise ModelError(_reason(error)) from error
+
+
+def _reason(error: BaseException) -> str:
+    """What torch could not do, in one line: its own error only tells at which of several steps it was."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """For torch, which tells its progress, what else could be installed, and what will change in later versions."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)  # many loggers of theirs, of which some have levels of their own
     try:
-        with warnings.catch_warnings():
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(
+                io.StringIO()
+            ),  # where it prints networks that it cannot write
+        ):
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        logging.disable(before)
 
 
 def read_model(path: Path) -> ModelProto:

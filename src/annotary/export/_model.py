@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -38,9 +38,16 @@ from annotary.models import find, load_model
 from annotary.models.starter import TEXT_FILE, TOKENIZER_FILE
 from annotary.runtime import RuntimeOptions, precision_of
 
+if TYPE_CHECKING:
+    from torch import nn
+
+    from annotary.models.vision_tagger import VisionTagger
+
 MODEL_FILE = "model.onnx"
 PARITY_FILE = "parity.json"
 TORCH_FILES = ("model.safetensors", "model.pt")
+IN_TORCH = ("joytag", "vision_tagger")
+"""Families whose networks in torch can be written down."""
 
 DEFAULT_PRESET = "balanced"
 DEFAULT_THRESHOLD = 0.4
@@ -122,21 +129,34 @@ def export_model(name: str, options: ExportOptions, output: Path | None = None) 
     given = Photos(options.calibrate, spec, options.samples) if options.calibrate else nullcontext()
     with given as photos, _beside(target) as folder:
         plain = _written(source, folder)
+        thresholds = _thresholds(source.tagger.vocabulary, options.threshold)
+        calibrated_on = 0
         if photos is not None and options.precision == "int8":
+            if source.is_torch:
+                # What goes wrong when it is written down is not to be taken for the rounding of integers.
+                _describe(source, folder, new_name, "fp32")
+                made = cast(Tagger, load_model(f"dir:{folder}", _exact()))
+                _check_faithful(
+                    source,
+                    compare(source.tagger, made, drawn(spec, DRAWN), thresholds, calibrated_on=0),
+                )
+                del made
             quantise(plain, folder / "integers.onnx", photos.calibrating, photos.calibrated)
             os.replace(folder / "integers.onnx", plain)
-        card = _describe(source, folder, new_name, options)
+            calibrated_on = photos.calibrated
+        card = _describe(source, folder, new_name, options.precision)
         run = _exact() if options.precision == "fp32" else RuntimeOptions(device="cpu")
         made = cast(Tagger, load_model(f"dir:{folder}", run))
         parity = compare(
             source.tagger,
             made,
             drawn(spec, DRAWN) if photos is None else photos.comparing(),
-            _thresholds(source.tagger.vocabulary, options.threshold),
-            calibrated_on=photos.calibrated if photos and options.precision == "int8" else 0,
+            thresholds,
+            calibrated_on=calibrated_on,
             is_made_up=photos is None,
         )
-        _check_faithful(source, options, parity)
+        if options.precision == "fp32" and source.precision == "fp32":
+            _check_faithful(source, parity)
         (folder / PARITY_FILE).write_text(parity.to_json(), encoding="utf-8")
         sizes = plain.stat().st_size, _size(source.weights)
         del made
@@ -176,7 +196,7 @@ def _weights(directory: Path, card: Card) -> tuple[Path, bool]:
         if (directory / name).is_file():
             return directory / name, False
     for name in TORCH_FILES:
-        if card.family == "joytag" and (directory / name).is_file():
+        if card.family in IN_TORCH and (directory / name).is_file():
             return directory / name, True
     raise ModelError(f"{card.id} has no network that can be exported: it needs {MODEL_FILE}")
 
@@ -187,11 +207,11 @@ def _written(source: _Source, folder: Path) -> Path:
 
     target = folder / MODEL_FILE
     if source.is_torch:
-        from annotary.models._joytag_vit import load_network
-
-        network = load_network(source.weights.parent)
-        names = ("scores",) if network.config.head_mean_after else ("scores", "features")
-        write_torch(network, names, source.card.preprocess.size, target)
+        network, names = _in_torch(source)
+        try:
+            write_torch(network, names, source.card.preprocess.size, target)
+        except ModelError as error:
+            raise ModelError(f"{source.card.id} cannot be written as ONNX: {error}") from error
         return target
     model = read_model(source.weights)
     outputs = [value.name for value in read_graph(source.weights).outputs]
@@ -211,7 +231,17 @@ def _written(source: _Source, folder: Path) -> Path:
     return target
 
 
-def _describe(source: _Source, folder: Path, name: str, options: ExportOptions) -> Card:
+def _in_torch(source: _Source) -> tuple[nn.Module, tuple[str, ...]]:
+    """A network in torch for use, and the names of what it gives."""
+    if source.card.family == "vision_tagger":
+        return cast("VisionTagger", source.tagger).network, ("scores", "features")
+    from annotary.models._joytag_vit import load_network
+
+    network = load_network(source.weights.parent)
+    return network, ("scores",) if network.config.head_mean_after else ("scores", "features")
+
+
+def _describe(source: _Source, folder: Path, name: str, precision: str) -> Card:
     """Write the tags and the card."""
     (folder / TAGS_FILE).write_text(vocabulary_text(source.tagger.vocabulary), encoding="utf-8")
     texts: tuple[str, ...] = ()
@@ -219,7 +249,7 @@ def _describe(source: _Source, folder: Path, name: str, options: ExportOptions) 
         texts = (TEXT_FILE, TOKENIZER_FILE)
         for entry in texts:
             shutil.copyfile(source.weights.parent / entry, folder / entry)
-    what = f"{source.card.description} In {options.precision}, made by annotary export.".strip()
+    what = f"{source.card.description} In {precision}, made by annotary export.".strip()
     card = replace(
         source.card,
         name=name,
@@ -242,9 +272,7 @@ def _thresholds(vocabulary: Vocabulary, asked: float | None) -> npt.NDArray[np.f
     return np.full(len(vocabulary), DEFAULT_THRESHOLD if asked is None else asked, np.float32)
 
 
-def _check_faithful(source: _Source, options: ExportOptions, parity: Parity) -> None:
-    if options.precision != "fp32" or source.precision != "fp32":
-        return
+def _check_faithful(source: _Source, parity: Parity) -> None:
     if parity.largest_difference > FAITHFUL:
         raise ModelError(
             f"{source.card.id} gives other scores in ONNX, by up to {parity.largest_difference:.2g};"
