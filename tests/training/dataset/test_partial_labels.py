@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from annotary.cli import main
 from annotary.errors import OutputError, UsageError
 from annotary.training.dataset.building import BuildOptions, Recipe, build
 from annotary.training.dataset.choosing import SplitOptions
@@ -183,6 +184,19 @@ def test_damaged_sources_are_told(inputs, tmp_path):
         place.write_text(broken)
         with pytest.raises(UsageError, match=r"sources\.json"):
             TagDataset(folder)
+
+
+def test_the_command_tells_what_inputs_know(inputs, tmp_path, capsys):
+    arguments = ["train", "dataset", *inputs, "--output", str(tmp_path / "data"), "--cache", "off"]
+    with pytest.raises(SystemExit) as ended:
+        main([*arguments, "--partial-labels", "--json"])
+    assert ended.value.code in (0, None)
+    printed = capsys.readouterr()
+    note = "of 5 tags the inputs know: beasts 3, colours 3"
+    assert note in json.loads(printed.out)["notes"]
+    assert note in printed.err
+    assert note in (tmp_path / "data" / "summary.html").read_text()
+    assert TagDataset(tmp_path / "data").sources is not None
 
 
 def test_going_on_with_other_knowledge_is_refused(inputs, tmp_path):

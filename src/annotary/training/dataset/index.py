@@ -145,9 +145,10 @@ class Split:
         if self.sources is None or self.absent is None:
             return None
         chosen = np.asarray(rows, np.int64)
-        weights = self.absent[self.sources[chosen]]
+        absent = self.absent
         if unknown:
-            weights[weights == 0.0] = unknown
+            absent = np.where(absent == 0.0, np.float32(unknown), absent)
+        weights: npt.NDArray[np.float32] = absent[self.sources[chosen]]
         weights[self._tagged(chosen)] = 1.0
         return weights
 

@@ -176,24 +176,41 @@ def sources_of(
         if one.listed is not None:
             wanted = re.compile("|".join(map(translate, one.listed)) or r"(?!)").match
             exact = set(one.listed)  # names may have signs of wildcards
-            places = (at for at, tag in enumerate(tags) if tag in exact or wanted(tag))
-            known.append(tuple(places))
+            known.append(tuple(at for at, tag in enumerate(tags) if tag in exact or wanted(tag)))
         elif one.has_own:
-            raw = np.unique(table.tags[of_input == number]).tolist()
+            raw = np.flatnonzero(np.bincount(table.tags[of_input == number])).tolist()
             known.append(tuple(sorted({place for tag in raw for place in stands_for[tag]})))
         else:
             known.append(None)
-    posts, owners = images
-    pairs = np.unique(owners * len(inputs) + table.inputs[posts])
-    image, number_of = pairs // len(inputs), pairs % len(inputs)
-    first = np.flatnonzero(np.diff(image, prepend=-1))
-    of_image = [tuple(part.tolist()) for part in np.split(number_of, first[1:])]
-    groups = sorted(set(of_image), key=lambda group: (len(group), group))
-    place = {group: number for number, group in enumerate(groups)}
+    groups, places = _grouped(*images, table.inputs, len(inputs))
     found = Sources(
         tuple(one.name for one in inputs),
         tuple(known),
         tuple(one.absent for one in inputs),
-        tuple(groups),
+        groups,
     )
-    return found, np.array([place[group] for group in of_image], np.int32)
+    return found, places
+
+
+def _grouped(
+    posts: Numbers, owners: Numbers, inputs: Numbers, count: int
+) -> tuple[tuple[tuple[int, ...], ...], npt.NDArray[np.int32]]:
+    """The groups of inputs that images are of, and the group of each image, in the order of the images."""
+    # `numpy.unique` may hash, which is slow for so many.
+    pairs = np.sort(owners * count + inputs[posts])
+    pairs = pairs[np.flatnonzero(np.diff(pairs, prepend=-1))]
+    first = np.flatnonzero(np.diff(pairs // count, prepend=-1))
+    ends = np.append(first[1:], len(pairs))
+    number_of = (pairs % count).astype(np.int64)
+    joined = {
+        int(image): tuple(number_of[first[image] : ends[image]].tolist())
+        for image in np.flatnonzero(ends - first > 1)
+    }
+    alone = {(number,) for number in set(number_of[first[ends - first == 1]].tolist())}
+    groups = tuple(sorted(alone | set(joined.values()), key=lambda group: (len(group), group)))
+    place = {group: number for number, group in enumerate(groups)}
+    of_input = np.array([place.get((number,), 0) for number in range(count)], np.int32)
+    places: npt.NDArray[np.int32] = of_input[number_of[first]]
+    for image, group in joined.items():
+        places[image] = place[group]
+    return groups, places
