@@ -368,6 +368,18 @@ def test_all_of_it_is_trained(tmp_path):
     assert all(torch.equal(value, buffers[name]) for name, value in network.named_buffers())
 
 
+def test_what_is_read_stays_in_float32_with_16_bits(from_starter):
+    pixels = decode((EXAMPLES / "cat.jpg").read_bytes()).pixels
+    spec = from_starter.preprocess
+    batch = torch.from_numpy(to_batch([fit(pixels, spec)], spec))
+    with torch.no_grad():
+        exact = from_starter.embed(batch)
+        with torch.autocast("cpu", torch.bfloat16):
+            found, logits = from_starter.embed(batch), from_starter(batch)
+    assert (found.dtype, logits.dtype) == (torch.float32, torch.bfloat16)
+    assert np.corrcoef(found.flatten(), exact.flatten())[0, 1] > 0.99
+
+
 def test_blocks_are_computed_again_with_the_same_gradients(tmp_path):
     start = make_small(tmp_path / "start")
     gradients = []

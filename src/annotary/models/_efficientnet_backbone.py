@@ -73,13 +73,12 @@ class EfficientNetBackbone(EfficientNetLite):
     def forward(self, images: Tensor) -> Tensor:
         """What the head reads, float[b, d], of images float[b, 3, h, w], prepared as `preprocess_of` says."""
         maps = self.stages(images)
-        # Squares and roots lose too much in 16 bits.
-        with torch.autocast(images.device.type, enabled=False):
-            parts = [maps[-1].float().mean(dim=(2, 3))]
-            for stage in POOLED_STAGES if self.pooling == "stages" else ():
-                parts += mean_and_spread(maps[stage].float())
-            pooled = torch.cat(parts, dim=1)
-            found = (pooled - self.feature_mean.float()) * self.feature_scale.float()
+        # In float32, also with autocast, which leaves such operations alone: squares lose too much in 16 bits.
+        parts = [maps[-1].float().mean(dim=(2, 3))]
+        for stage in POOLED_STAGES if self.pooling == "stages" else ():
+            parts += mean_and_spread(maps[stage].float())
+        pooled = torch.cat(parts, dim=1)
+        found = (pooled - self.feature_mean.float()) * self.feature_scale.float()
         return found.to(images.dtype)
 
     def check_size(self, height: int, width: int) -> None:

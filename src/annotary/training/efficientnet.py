@@ -75,6 +75,12 @@ class TrainingBackbone(EfficientNetBackbone):
 
     block_class = TrainingResidual
 
+    def forward(self, images: Tensor) -> Tensor:
+        """What the head reads, float[b, d], of images float[b, 3, h, w], prepared as `preprocess_of` says."""
+        # Filters of single channels are faster where the channels of a pixel lie together: on a processor a step in
+        # float32 takes three fifths of the time.
+        return super().forward(images.contiguous(memory_format=torch.channels_last))
+
 
 class EfficientNetTagger(BackboneTagger):
     """An EfficientNet-Lite with a head, as it is trained.
