@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from annotary import errors
+from annotary.cli.arena import command
 from annotary.evaluation.tagging_files import mean_rates, read_detailed_metrics
 from annotary.registry import load
 from tests.taggers import make_joytag, make_wd
@@ -144,3 +145,9 @@ def test_what_cannot_be_is_one_line(run, models, table, arguments, told):
     with pytest.raises(errors.AnnotaryError, match=re.escape(told)) as caught:
         run(table, *called, "--quiet")
     assert "\n" not in str(caught.value)
+
+
+def test_a_seed_below_0_is_refused_before_anything_is_worked_out(table):
+    found = CliRunner().invoke(command, [str(table), "--models", "a,b", "--seed", "-1"])
+    assert found.exit_code == 2
+    assert "not in the range" in found.output

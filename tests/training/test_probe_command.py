@@ -175,7 +175,14 @@ def test_every_option_has_a_help_text():
     ("name", "value"),
     [
         *(("epochs", 0), ("batch_size", 0), ("learning_rate", 0.0), ("dropout", 1.0)),
-        *(("weight_decay", -1.0), ("seed", -1), ("model", ""), ("learning_rate", float("nan"))),
+        *(
+            ("weight_decay", -1.0),
+            ("seed", -1),
+            ("seed", 2**63),
+            ("weight_decay", float("inf")),
+            ("model", ""),
+            ("learning_rate", float("nan")),
+        ),
     ],
 )
 def test_values_out_of_range_are_refused(name, value):

@@ -66,7 +66,9 @@ if TYPE_CHECKING:
     show_default=True,
     help="How often images are drawn to tell how certain numbers are; 0 for not at all.",
 )
-@click.option("--seed", default=0, show_default=True, help="Of the drawing.")
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the drawing."
+)
 @click.option(
     "--details",
     type=FILE,

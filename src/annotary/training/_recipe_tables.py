@@ -58,6 +58,8 @@ class DataRecipe:
         """Check the ranges."""
         _at_least(self, 1, "batch_size", "device_batch_size")
         _at_least(self, 0, "workers", "cache_mb", "minimum_tags", "seed")
+        if self.seed >= 2**63:
+            raise ValueError(f"seed must be below 2**63, but got {self.seed}")
 
 
 @dataclass(frozen=True)

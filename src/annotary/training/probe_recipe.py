@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -53,8 +54,11 @@ class ProbeRecipe:
             raise ValueError(f"weight_decay must be 0 or more, but got {self.weight_decay}")
         if not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"dropout must be in 0..1 (below 1), but got {self.dropout}")
-        if self.seed < 0:
-            raise ValueError(f"seed must be at least 0, but got {self.seed}")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed must be at least 0 and below 2**63, but got {self.seed}")
+        for name in ("learning_rate", "weight_decay"):
+            if not math.isfinite(getattr(self, name)):
+                raise ValueError(f"{name} must be finite, but got {getattr(self, name)}")
 
     def settings(self) -> dict[str, Any]:
         """All values, as JSON."""
