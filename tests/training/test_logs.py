@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import importlib.util
 import sys
 from pathlib import Path
@@ -61,6 +62,17 @@ def test_a_table_that_cannot_be_written_is_told(tmp_path):
     (tmp_path / "steps.csv").mkdir()
     with pytest.raises(OutputError, match=r"cannot write .*steps\.csv"):
         Tables(tmp_path, 0)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no disk that is always full")
+def test_a_disk_that_fills_up_is_told_with_the_tables_name(tmp_path):
+    tables = Tables(tmp_path, 0)
+    tables._steps._file.close()
+    tables._steps._file = open("/dev/full", "w", encoding="utf-8")  # noqa: SIM115
+    tables._steps._writer = csv.writer(tables._steps._file)
+    with pytest.raises(OutputError, match=r"cannot write .*steps\.csv: No space left"):
+        tables.step(step(8))
+    tables.close()
 
 
 def test_lines_are_told_now_and_then_and_at_the_end(capsys):

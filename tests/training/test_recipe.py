@@ -158,7 +158,10 @@ def test_values_are_changed_from_outside():
         ("stages = []\n", r"stages must hold at least one"),
         ("[[stages]]\nsize = 3\n", r"\[\[stages\]\] 1: unknown key 'size'"),
         ("[[stages]]\nimage_size = 100\n", r"stages.1.image_size 100 must be a multiple of"),
-        ('[network]\nkind = "backbone"\n', r"\[network\]: start must be starter, or name a repository"),
+        (
+            '[network]\nkind = "backbone"\n',
+            r"\[network\]: start must be starter, or name a repository",
+        ),
         ("[optimiser]\nbetas = [0.9]\n", r"\[optimiser\]: betas must be two numbers"),
         ("[loss\n", r"is no TOML: "),
         ('extends = "own.toml"\n', r"extends leads in a circle"),

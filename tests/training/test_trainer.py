@@ -452,3 +452,10 @@ def test_what_is_seen_does_not_depend_on_how_batches_are_put_together(tmp_path):
     told = [[float(row[3]) for row in losses(tmp_path / str(size))[1:]] for size in (1, 3, 8)]
     np.testing.assert_allclose(told[1], told[0], rtol=1e-4)
     np.testing.assert_allclose(told[2], told[0], rtol=1e-4)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no disk that is always full")
+def test_a_disk_that_is_full_from_the_start_is_told_with_the_files_name(dataset, tmp_path):
+    (tmp_path / ".run.json.tmp").symlink_to("/dev/full")
+    with pytest.raises(OutputError, match=r"cannot write .*run\.json: No space left"):
+        train(small_recipe(), dataset, tmp_path)

@@ -127,11 +127,14 @@ def _read(place: Path) -> dict[str, Any] | None:
 
 def _write(place: Path, settings: Mapping[str, Any]) -> None:
     temporary = place.with_name(f".{place.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(settings, indent=1, ensure_ascii=False) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(place)
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(json.dumps(settings, indent=1, ensure_ascii=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(place)
+    except OSError as error:
+        raise OutputError(f"cannot write {place}: {error.strerror or error}") from error
 
 
 def _locked(descriptor: int) -> bool:

@@ -12,6 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from types import TracebackType
@@ -179,6 +180,7 @@ class _Table:
 
     def __init__(self, path: Path, columns: Sequence[str], samples: int) -> None:
         self._columns = columns
+        self._path = path
         try:
             kept = _rows_up_to(path, columns, samples)
             temporary = path.with_name(f".{path.name}.tmp")
@@ -190,11 +192,15 @@ class _Table:
         self._writer = csv.writer(self._file, lineterminator="\n")
 
     def append(self, row: Row) -> None:
-        self._writer.writerow([row[column] for column in self._columns])
-        self._file.flush()
+        try:
+            self._writer.writerow([row[column] for column in self._columns])
+            self._file.flush()
+        except OSError as error:
+            raise OutputError(f"cannot write {self._path}: {error.strerror or error}") from error
 
     def close(self) -> None:
-        self._file.close()
+        with suppress(OSError):  # what could not be written has been told
+            self._file.close()
 
 
 def _rows_up_to(path: Path, columns: Sequence[str], samples: int) -> str:
