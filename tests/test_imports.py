@@ -50,7 +50,7 @@ MAY_IMPORT = {
     },
     "training": {
         *("tasks", "sources", "sinks", "images", "preprocess", "cards", "records", "errors"),
-        *("runtime", "models", "catalog", "evaluation"),
+        *("runtime", "models", "catalog", "evaluation", "weights"),
     },
     "evaluation": {"tasks", "sources", "cards", "records", "errors"},
     "export": {
