@@ -138,7 +138,7 @@ def freeze_depths(network: TaggerNetwork, count: int) -> None:
         )
     for name, weight in network.named_parameters():
         if network.depth_of(name) < count:
-            weight.requires_grad_(requires_grad=False)
+            weight.requires_grad = False
 
 
 class JoyTagTraining(JoyTagBody):
