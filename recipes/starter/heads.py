@@ -46,7 +46,7 @@ _WEAK_DRAWING = 0.03
 _DRAWN_ON_PHOTO = 0.5
 """Weight of "absent" on a photo for a tag that only drawings teach."""
 
-_UNNAMED = {"corel": 1.0, "flickr": 0.5, "coco": 1.0, "emoji": 0.5, "clipart": 0.3}
+UNNAMED = {"corel": 1.0, "flickr": 0.5, "coco": 1.0, "emoji": 0.5, "clipart": 0.3}
 """Weight of "absent" where the source knows the word and does not say it: captions and keywords leave much out."""
 
 
@@ -74,7 +74,7 @@ def make_labels(examples: Sequence[Example], vocabulary: Vocabulary) -> Labels:
     weights = np.where(photo[:, None], np.float32(_WEAK_PHOTO), np.float32(_WEAK_DRAWING))
     weights = np.where(~on_photos & photo[:, None], np.float32(_DRAWN_ON_PHOTO), weights)
     weights = np.where(on_photos & on_drawings, np.minimum(weights, _WEAK_PHOTO), weights)
-    unnamed = np.array([_UNNAMED[e.source] for e in examples], np.float32)[:, None]
+    unnamed = np.array([UNNAMED[e.source] for e in examples], np.float32)[:, None]
     weights = np.where(known, np.where(targets > 0, np.float32(1), unnamed), weights)
     is_colour = np.array([category == "colour" for category in vocabulary.categories])
     taught = np.any([vocabulary.teaches(source) for source in vocabulary.words], axis=0)

@@ -38,7 +38,7 @@ _EVERY_SEPIA = 13
 """Of the photos, every seventh is seen again without colour, and every thirteenth in brown."""
 
 _PHOTOS = ("corel", "flickr", "coco")
-_WORDS_OF: dict[Source, str] = {
+WORDS_OF: dict[Source, str] = {
     "corel": "corel",
     "flickr": "flickr",
     "coco": "coco",
@@ -201,7 +201,7 @@ def label(
     teaches = {source: vocabulary.teaches(source) for source in vocabulary.words}
     is_colour = np.array([category == "colour" for category in vocabulary.categories])
     for row, example in enumerate(examples):
-        source = _WORDS_OF[example.source]
+        source = WORDS_OF[example.source]
         known[row] = teaches[source]
         if example.treatment != "none":
             known[row, is_colour] = False
