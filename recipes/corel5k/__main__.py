@@ -17,11 +17,12 @@ import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 import annotary
-from annotary.evaluation.tagging import average_precision, five_tag_protocol
+from recipes.starter.report import corel_protocol
 
 RECIPE = Path(__file__).with_name("corel5k.toml")
 PICTURES = Path("docs/training")
@@ -103,7 +104,7 @@ def draw(runs: Sequence[Path], picture: Path) -> None:
     print(run("train", "curves", *runs, "--output", picture))
 
 
-def protocol(model: Path, photos: Path) -> dict[str, float]:
+def protocol(model: Path, photos: Path) -> dict[str, Any]:
     """Five tags for each photo that is kept aside, as papers on Corel5k measure: means over the words that occur."""
     lines = (photos / "index.jsonl").read_text("utf-8").splitlines()
     rows = [json.loads(line) for number, line in enumerate(lines) if number % 9 == ASIDE]
@@ -119,15 +120,7 @@ def protocol(model: Path, photos: Path) -> dict[str, float]:
         for tag in record.tags:
             scores[place, words[tag.name]] = tag.score
         truth[place, [words[word] for word in rows[place]["tags"] if word in words]] = True
-    result, occurs = five_tag_protocol(scores, truth), truth.any(axis=0)
-    return {
-        "precision": result.precision,
-        "recall": result.recall,
-        "f1": result.f1,
-        "words_recalled": result.words_recalled,
-        "words": result.words,
-        "map": float(np.mean(average_precision(scores[:, occurs], truth[:, occurs]))),
-    }
+    return corel_protocol(scores, truth)
 
 
 def run(*words: object) -> str:
