@@ -364,3 +364,14 @@ def test_scores_of_originals_are_those_of_a_training_datasets_pictures(
     model = ("--model", f"dir:{colours}")
     run("evaluate", "tagging", dataset, *model, "--save-scores", "kept", "--json", "--quiet")
     assert np.load(tmp_path / "kept" / "scores.npy").shape == (31, 3)
+
+
+@pytest.mark.parametrize(
+    ("least", "told"), [(1, "tags that no image has,"), (5, "of fewer than 5")]
+)
+def test_tags_outside_of_the_means_are_told(least, told, capsys):
+    from annotary.cli._evaluate_tagging import _tell_left_out
+
+    counts = {"tags": 3, "tags_in_means": 1, "minimum_support": least}
+    _tell_left_out({"tags_without_model": {"count": 0}, "tags_without_truth": {}, **counts})
+    assert told in capsys.readouterr().err

@@ -118,7 +118,7 @@ def test_recipes_are_listed():
 
 def test_what_is_missing_is_told(place, tmp_path):
     assert "say RECIPE" in call().stderr
-    assert "say --data" in call("joytag").stderr
+    assert "say --data DIR" in call("joytag").stderr
     assert "say --output" in call("joytag", "--data", place / "data").stderr
     with pytest.raises(UsageError, match="unknown recipe 'joytgas'; known: "):
         raise call("joytgas", "--data", place, "--output", tmp_path).exception

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -129,6 +131,17 @@ def test_two_families_or_none_are_not_guessed(tmp_path):
         UsageError, match=r"not the files of a family \(.*joytag: .*; wd: .*models add"
     ):
         load(folder)
+
+
+def test_the_models_in_a_folder_that_is_none_are_named(tmp_path):
+    run = tmp_path / "run"
+    for number, name in enumerate(("checkpoints/samples_64", "checkpoints/samples_128", ".old")):
+        (run / name).mkdir(parents=True)
+        (run / name / "card.toml").write_text("")
+        os.utime(run / name / "card.toml", (number, number))
+    first, last = run / "checkpoints" / "samples_64", run / "checkpoints" / "samples_128"
+    with pytest.raises(UsageError, match=f"is no model, but .*: say dir:{last} or dir:{first}$"):
+        load(run)
 
 
 def test_no_wd_network(tmp_path):

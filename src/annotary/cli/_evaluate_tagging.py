@@ -443,4 +443,5 @@ def _tell_left_out(report: Mapping[str, Any]) -> None:
     bare = report["tags"] - report["tags_in_means"]
     if bare:
         least = report["minimum_support"]
-        tell(f"tags of fewer than {least} images, which are left out of the means: {bare:,}")
+        what = "that no image has" if least == 1 else f"of fewer than {least} images"
+        tell(f"tags {what}, which are left out of the means: {bare:,}")

@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     "changed",
     multiple=True,
     metavar="KEY=VALUE",
-    help="A value in place of the recipe's, such as optimiser.learning_rate=1e-3 or stages.1.samples=1000.",
+    help="A value in place of the recipe's, such as optimiser.learning_rate=1e-3 or stages.1.samples=1000."
+    " May be given several times.",
 )
 @click.option(
     "--plan",
@@ -57,7 +58,7 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print the result, or the plan, as JSON.")
 @click.option("--quiet", is_flag=True, help="No progress bar and no plan; errors are told.")
 def command(recipe: str | None, **values: Any) -> None:
-    """Train a tagger by RECIPE, which is a TOML file or the name of a recipe that ships.
+    """Train a tagger by RECIPE, which is a TOML file or the name of a recipe that ships (see --recipes).
 
     The same command goes on where it was stopped, with the same bits as if it had not been. With several GPUs, or on
     several machines, start it with torchrun: torchrun --nproc-per-node 8 -m annotary train tagger ...
@@ -65,12 +66,16 @@ def command(recipe: str | None, **values: Any) -> None:
     if values["list_recipes"]:
         _list_recipes()
         return
-    for name, value in (("RECIPE", recipe), ("--data", values["data"])):
+    missing = (
+        ("RECIPE; --recipes lists those that ship", recipe),
+        ("--data DIR, a folder that annotary train dataset wrote", values["data"]),
+    )
+    for what, value in missing:
         if value is None:
-            raise click.UsageError(f"say {name}", click.get_current_context())
+            raise click.UsageError(f"say {what}", click.get_current_context())
     if values["output"] is None and not values["only_plan"]:
         raise click.UsageError(
-            "say --output, or --plan to be told the plan alone", click.get_current_context()
+            "say --output DIR, or --plan to be told the plan alone", click.get_current_context()
         )
     assert recipe is not None
     _train(recipe, values)

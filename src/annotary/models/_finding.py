@@ -415,12 +415,28 @@ def _in_folder(name: str, options: RuntimeOptions) -> Found:
     names = _names_in(directory)
     if CARD_FILE in names:
         return _with_card(name, directory, options)
+    if not _taking(names, options) and (below := _models_below(directory)):
+        raise UsageError(
+            f"{folder} is no model, but holds some: say {' or '.join(f'dir:{one}' for one in below)}"
+        )
     # What the options ask for in vain is told by who runs it, better than by finding nothing.
     family = registry.load("models", _family_of(names, RuntimeOptions(), folder, directory))
     needed = _asked(family, names, options) or _asked(family, names, RuntimeOptions()) or ()
     card = family.describe(directory)
     files = dict.fromkeys(_with_external(directory, needed), "")
     return Found(name, directory, replace(card, files=files))
+
+
+def _models_below(directory: Path) -> list[Path]:
+    """Folders with a card in a folder, such as that of a training run: the three newest, the last one first."""
+    cards = [
+        card
+        for depth in ("*", "*/*")
+        for card in directory.glob(f"{depth}/{CARD_FILE}")
+        if not any(part.startswith(".") for part in card.relative_to(directory).parts)
+    ]
+    newest = sorted(cards, key=lambda card: (card.stat().st_mtime, card), reverse=True)
+    return [card.parent for card in newest[:3]]
 
 
 def _with_card(name: str, directory: Path, options: RuntimeOptions) -> Found:

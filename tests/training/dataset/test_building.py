@@ -258,7 +258,7 @@ def test_what_cannot_be_made_is_told(photos, tmp_path):
     with pytest.raises(OutputError, match="holds something else"):
         build(recipe(photos, tmp_path), other)
     many = Recipe((str(photos),), tags=TagListOptions(minimum_count=99))
-    with pytest.raises(NothingToDo, match="no tag is left of"):
+    with pytest.raises(NothingToDo, match="with a minimum count of 99; left out: "):
         build(many, tmp_path / "none")
     assert not (tmp_path / "none" / "dataset.json").exists()
 

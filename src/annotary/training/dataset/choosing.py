@@ -311,7 +311,10 @@ def _ruled(
         owners_left = np.setdiff1d(owners_left, without)
     chosen = sorted(np.flatnonzero(is_kept).tolist(), key=lambda one: (-counts[one], names[one]))
     if not chosen:
-        raise NothingToDo(f"no tag is left of {len(names):,}; {_told(dropped)}")
+        raise NothingToDo(
+            f"no tag is left of {len(names):,}, with a minimum count of {max(1, lists.minimum_count):,};"
+            f" {_told(dropped)}"
+        )
     new = np.full(count, -1)
     new[chosen] = np.arange(len(chosen))
     inside = np.searchsorted(owners_left, post)
