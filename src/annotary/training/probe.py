@@ -141,6 +141,8 @@ def open_source(name: str, options: RuntimeOptions | None = None) -> FeatureSour
     try:
         found = find(name, options)
     except UsageError:
+        if ":" not in name and "/" not in name:  # neither a folder nor a repository
+            raise
         directory = backbone_directory(name)  # tells what is wrong with it
         return _backbone_source(name, directory)
     except ModelError as error:
