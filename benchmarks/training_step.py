@@ -23,11 +23,11 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from annotary.models._joytag_vit import ChannelNorm, JoyTagConfig, sine_positions
+from annotary.models._joytag_vit import Block, ChannelNorm, JoyTagConfig, sine_positions
 from annotary.training._learning import Learner, Part, normalised
 from annotary.training.distributed import Processes
 from annotary.training.losses import TaggingLoss
-from annotary.training.network import JoyTagTraining, build_network
+from annotary.training.network import JoyTagTraining, build_network, drop_images
 from annotary.training.recipe import TaggerRecipe, read_recipe
 
 TAGS = 5813
@@ -57,6 +57,22 @@ class SwappingNorm(nn.Module):
         return normal.transpose(1, 3)
 
 
+class PlainBlock(Block):
+    """A block as the reference has it: computed for all images, then some are set to 0."""
+
+    def __init__(self, config: JoyTagConfig) -> None:
+        super().__init__(config)
+        self.rate = config.stochdepth_rate
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Tokens [b, n, d] to tokens [b, n, d]."""
+        found = self.skip_init1(self._attention(self.norm1(tokens)))
+        tokens = tokens + drop_images(found, self.rate)
+        hidden = nn.functional.gelu(self.mlp.linear1(self.norm2(tokens)))
+        found = self.skip_init2(self.mlp.linear2(drop_images(hidden, self.rate)))
+        return tokens + drop_images(found, self.rate)
+
+
 class PlainNetwork(JoyTagTraining):
     """The network as the reference's training has it."""
 
@@ -72,6 +88,9 @@ class PlainNetwork(JoyTagTraining):
         rows, columns = self.check_size(image.shape[2], image.shape[3])
         tokens = cast(Tensor, self.patch_embeddings(image)).flatten(2).transpose(1, 2)
         return tokens + sine_positions(rows, columns, self.config.d_model).to(tokens)
+
+    def _block(self) -> nn.Module:
+        return PlainBlock(self.config)
 
 
 class LoopLamb:

@@ -17,6 +17,7 @@ from annotary.training.network import (  # noqa: E402
     JoyTagTraining,
     build_network,
     drop_images,
+    kept_images,
     resized_positions,
     without_patches,
 )
@@ -118,6 +119,54 @@ def test_dropped_images_are_nought_and_the_others_are_scaled():
     assert half.dtype == torch.bfloat16
     assert torch.equal(half[:, :1, :1].expand_as(half), half)  # an image as a whole
     assert (half[:, 0, 0] == 0).float().mean() == pytest.approx(0.05, abs=0.005)
+
+
+def test_what_is_computed_for_the_kept_images_is_what_is_computed_for_all(directory, monkeypatch):
+    recipe = replace(SMALL, stochastic_depth=0.5)
+    network = build_network(recipe, SMALL_TAGS, directory, image_size=64)
+    block = network.blocks[0].train()
+    seen = set()
+    for seed in range(12):
+        results = []
+        for is_masked in (False, True):
+            monkeypatch.setattr(
+                torch.compiler, "is_compiling", lambda is_masked=is_masked: is_masked
+            )
+            tokens = torch.randn(
+                3, 16, 32, generator=torch.Generator().manual_seed(seed)
+            ).requires_grad_()
+            torch.manual_seed(seed)
+            block.zero_grad()
+            found = block(tokens)
+            (found * torch.arange(32.0)).sum().backward()
+            gradients = [weight.grad for weight in block.parameters()]
+            assert all(gradient is not None for gradient in gradients)
+            results.append((found.detach(), tokens.grad, *gradients))
+        for own, other in zip(*results, strict=True):
+            torch.testing.assert_close(own, other, atol=1e-3, rtol=1e-4)
+        torch.manual_seed(seed)
+        seen.add(tuple(int(kept_images(tokens, 0.5).sum()) for _ in range(3)))
+    assert {kept for each in seen for kept in each} == {0, 1, 2, 3}  # none, some and all of them
+
+
+def test_attention_in_bf16_on_a_processor_is_attention(directory):
+    block = build_network(SMALL, SMALL_TAGS, directory, image_size=64).blocks[0].train()
+    parts = [
+        torch.randn(
+            2, 4, 16, 8, dtype=torch.bfloat16
+        ).requires_grad_()  # batch, heads, tokens, width
+        for _ in range(3)
+    ]
+    with torch.autocast("cpu", torch.bfloat16):
+        found = block._attend(*parts)
+    assert found.dtype == torch.bfloat16
+    exact = [part.detach().float().requires_grad_() for part in parts]
+    expected = torch.nn.functional.scaled_dot_product_attention(*exact)
+    torch.testing.assert_close(found.float(), expected, atol=0.03, rtol=0.03)
+    found.sum().backward()
+    expected.sum().backward()
+    for part, other in zip(parts, exact, strict=True):
+        torch.testing.assert_close(part.grad.float(), other.grad, atol=0.05, rtol=0.05)
 
 
 def test_stochastic_depth_is_that_of_the_specification(directory):

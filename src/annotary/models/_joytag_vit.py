@@ -474,8 +474,12 @@ class Block(nn.Module):
             part.reshape(batch, count, self.heads, width // self.heads).transpose(1, 2)
             for part in self.qkv_proj(tokens).split(width, dim=2)
         )
-        seen = functional.scaled_dot_product_attention(queries, keys, values)
+        seen = self._attend(queries, keys, values)
         return cast(Tensor, self.out_proj(seen.transpose(1, 2).reshape(batch, count, width)))
+
+    def _attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """What each token sees, [b, heads, n, d / heads] as all three are."""
+        return functional.scaled_dot_product_attention(queries, keys, values)
 
 
 class LayerScale(nn.Module):
