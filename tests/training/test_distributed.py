@@ -136,12 +136,20 @@ def test_a_device_that_is_not_there_is_refused():
 
 def test_batches_are_shared_evenly_or_refused():
     recipe = small_recipe("data.batch_size=24", "data.device_batch_size=5")
-    for processes, size in ((1, 4), (2, 4), (3, 4), (8, 3), (24, 1)):
+    told = {1: (5, 5), 2: (3, 4), 3: (2, 4), 8: (1, 3), 24: (1, 1)}  # 5 5 5 5 4 in one process
+    for processes, parts in told.items():
         (stage, _) = plan_stages(recipe, processes)
-        assert stage.part_size == size
-        assert stage.part_size * stage.parts * processes == 24
+        assert (stage.parts, stage.part_size) == parts
+        assert stage.share * processes == 24
     with pytest.raises(UsageError, match="a batch of 24 cannot be shared evenly by 5 processes"):
         plan_stages(recipe, 5)
+
+
+def test_a_batch_that_is_more_than_its_stage_is_refused():
+    recipe = small_recipe("data.batch_size=100000000000")
+    with pytest.raises(UsageError, match="stage 1: a batch of 100,000,000,000 is more than the 48"):
+        plan_stages(recipe)
+    assert plan_stages(small_recipe("data.batch_size=32"))[1].steps == 1
 
 
 @pytest.mark.parametrize("kind", [torch.optim.AdamW, torch.optim.SGD])

@@ -270,6 +270,20 @@ def test_joined_epochs_leave_no_image_out_whatever_the_batch_and_the_processes(p
         assert [seen[k] for k in range(len(seen))] == [row for _, row in order[: len(seen)]]
 
 
+@pytest.mark.parametrize(
+    ("share", "size", "expected"),
+    [(7, 5, [4, 3]), (7, 3, [3, 2, 2]), (8, 4, [4, 4]), (2, 5, [2]), (7, 1, [1] * 7)],
+)
+def test_joined_batches_come_to_a_share_exactly(photos, share, size, expected):
+    whole = taken(loader(photos, batch_size=share, is_joined=True), 4)
+    with loader(photos, batch_size=size, is_joined=True, share=share) as source:
+        parts = taken(source, 4 * len(expected))
+    assert [len(part.rows) for part in parts] == 4 * expected
+    for name in ("images", "targets", "weights", "rows"):
+        told = [np.concatenate([getattr(one, name) for one in side]) for side in (parts, whole)]
+        np.testing.assert_array_equal(*told)
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_pictures_of_a_joined_batch_are_drawn_for_their_own_epoch(photos, workers):
     options = {"is_joined": True, "seed": 4, "augmentation": TRIVIAL}
@@ -609,6 +623,8 @@ def test_too_few_images_are_refused(photos):
         ({"prefetch": 0}, "prefetch must be at least 1"),
         ({"cache_mb": -1}, "cache_mb must be at least 0"),
         ({"workers": -1}, "workers must not be negative"),
+        ({"share": 7}, "share must be at least 1, and is of joined batches alone"),
+        ({"share": 0, "is_joined": True}, "share must be at least 1"),
     ],
 )
 def test_options_are_checked(values, told):

@@ -112,6 +112,26 @@ def test_a_run_that_is_stopped_again_and_again_has_the_same_bits(changed, datase
         assert torch.equal(value, weights(again.last)[name]), name
 
 
+def test_a_stop_right_after_a_checkpoint_loses_no_measurement(dataset, tmp_path):
+    recipe = small_recipe("validation.every=16", "stages=[{image_size=16, samples=48}]")
+    train(recipe, dataset, tmp_path / "whole")
+    save = trainer_module.Checkpoints.save
+
+    def saved(self, *arguments, **more):
+        save(self, *arguments, **more)
+        raise Stop
+
+    for _ in range(3):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(trainer_module.Checkpoints, "save", saved)
+            with pytest.raises(Stop):
+                train(recipe, dataset, tmp_path / "stopped")
+    assert train(recipe, dataset, tmp_path / "stopped").was_done
+    assert measured(tmp_path / "stopped") == measured(tmp_path / "whole")
+    assert losses(tmp_path / "stopped") == losses(tmp_path / "whole")
+    assert len(measured(tmp_path / "whole")) == 4
+
+
 def test_a_killed_process_goes_on_with_the_same_bits(dataset, tmp_path):
     recipe = small_recipe("averaging.decay=0.9", "checkpoints.every=8", "checkpoints.keep=1")
     train(recipe, dataset, tmp_path / "whole")
@@ -265,6 +285,34 @@ def test_parts_of_a_batch_make_the_same_step_as_the_whole(dataset, tmp_path):
         )
     for one, other in zip(losses(tmp_path / "12")[1:], losses(tmp_path / "4")[1:], strict=True):
         assert float(one[3]) == pytest.approx(float(other[3]), rel=1e-4)
+
+
+@pytest.mark.parametrize("loss", ["focal2", "asl"])  # a mean, and a sum
+def test_uneven_parts_of_a_batch_count_as_much_as_they_have_images(loss, dataset, tmp_path):
+    changed = (
+        *("network.stochastic_depth=0.0", "augmentation.kind=none", f"loss.kind={loss}"),
+        *("data.batch_size=7", "stages=[{image_size=16, samples=28}]"),
+    )
+    for size in (7, 5):  # 7, and 4 and 3
+        recipe = small_recipe(*changed, f"data.device_batch_size={size}")
+        train(recipe, dataset, tmp_path / str(size))
+    for one, other in zip(losses(tmp_path / "7")[1:], losses(tmp_path / "5")[1:], strict=True):
+        assert list(map(float, one)) == pytest.approx(list(map(float, other)), rel=1e-4)
+
+
+def test_a_run_of_uneven_parts_goes_on_with_the_same_bits(dataset, tmp_path):
+    recipe = small_recipe(
+        *("data.batch_size=7", "data.device_batch_size=5", "checkpoints.every=7"),
+        "stages=[{image_size=16, samples=35}]",
+    )
+    train(recipe, dataset, tmp_path / "whole")
+    for part in (4, 6):  # in the second part of a batch of two, each time
+        with pytest.MonkeyPatch.context() as patch:
+            stop_at_part(patch, part)
+            with pytest.raises(Stop):
+                train(recipe, dataset, tmp_path / "stopped")
+    train(recipe, dataset, tmp_path / "stopped")
+    assert losses(tmp_path / "stopped") == losses(tmp_path / "whole")
 
 
 def test_a_stage_may_go_on_with_the_curve_and_the_optimiser_of_the_one_before(dataset, tmp_path):

@@ -59,17 +59,23 @@ class Feed:
         return len(self._train)
 
     def training(
-        self, part_size: int, spec: PreprocessSpec, epoch: int = 0, place: int = 0
+        self,
+        part_size: int,
+        spec: PreprocessSpec,
+        epoch: int = 0,
+        place: int = 0,
+        share: int | None = None,
     ) -> Training:
         """Images to learn from, without end; to be closed.
 
         Args:
-            part_size: Images of a part.
+            part_size: Images of a part, at most.
             spec: How the network wants them.
-            epoch: Where to go on.
+            epoch: Where to go on, which is where a step begins.
             place: Images of the epoch that were seen.
+            share: Images of a step, which the parts come to; each part has `part_size` when nothing is said.
         """
-        loader = self._loader(self._train, spec, part_size, is_training=True)
+        loader = self._loader(self._train, spec, part_size, share, is_training=True)
         loader.start_at(epoch, min(place, self.images))
         return Training(loader, is_pinned=self._is_pinned)
 
@@ -90,7 +96,13 @@ class Feed:
         return self._processes.device.type == "cuda"
 
     def _loader(
-        self, images: Split | Chosen, spec: PreprocessSpec, part_size: int, *, is_training: bool
+        self,
+        images: Split | Chosen,
+        spec: PreprocessSpec,
+        part_size: int,
+        share: int | None = None,
+        *,
+        is_training: bool,
     ) -> Loader:
         data = self._recipe.data
         options = LoadingOptions(
@@ -100,6 +112,7 @@ class Feed:
             shuffle=is_training,
             drop_last=False,
             is_joined=is_training,
+            share=share,
         )
         return Loader(
             images,

@@ -112,25 +112,33 @@ class Learner:
         self._optimiser = build_optimiser(self.recipe.optimiser, self.network)
 
     def step(
-        self, parts: Iterable[Part], count: int, learning_rate: float, place: tuple[int, int]
+        self,
+        parts: Iterable[Part],
+        count: int,
+        learning_rate: float,
+        place: tuple[int, int],
+        size: int | None = None,
     ) -> Stepped:
         """Change the weights by one batch.
 
         Args:
             parts: This process's share of the batch.
-            count: How many parts there are; all of them are of one size.
+            count: How many parts there are.
             learning_rate: Of this step.
             place: The stage and the step, from 0, which chance depends on.
+            size: Images of all parts; these are of one size when nothing is said.
         """
         recipe, scaler = self.recipe, self._scaler
         self.network.train()
         set_learning_rate(self._optimiser, learning_rate)
-        share = float(self.processes.count) if self._loss.is_sum else 1.0 / count
         total = torch.zeros((), device=self.processes.device)
         for number, part in zip(range(count), parts, strict=False):
             images, targets, weights = self._prepared(part, (*place, number))
             # Parts and processes add up to the same mean only if what it is over does not depend on what they know.
             entries = None if part.target_weights is None else _entries(part)
+            share = 1.0 / count if size is None else len(part.images) / size
+            if self._loss.is_sum:
+                share = float(self.processes.count)
             torch.manual_seed(self._seed(*place, number, self.processes.rank))
             with accumulating(self._module, is_last=number == count - 1):
                 with self._casting():

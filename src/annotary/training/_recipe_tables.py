@@ -37,10 +37,10 @@ class DataRecipe:
     """What is seen, and how much of it at a time."""
 
     batch_size: int = 4096
-    """Images of one step of the optimiser, over all processes."""
+    """Images of one step of the optimiser, over all processes; no more than a stage has samples."""
 
     device_batch_size: int = 64
-    """Images that one process takes at a time; steps are put together from as many as are needed."""
+    """Images that one process takes at a time, at most; steps are put together from parts as even as can be."""
 
     workers: int = 8
     """Processes that read and decode images, for each training process; 0 reads in the process itself."""

@@ -127,7 +127,7 @@ def _seconds(learner: Learner, part: Part, stage: StagePlan) -> float:
     single, double = (min(_timed(learner, taken, n, stage) for _ in range(rounds)) for n in (1, 2))
     own = max(double - single, single / 2) if double > single else single
     step = max(single - own, 0.0)
-    return own / size + step / (stage.parts * stage.part_size)
+    return own / size + step / stage.share
 
 
 def _timed(learner: Learner, parts: Iterator[Part], count: int, stage: StagePlan) -> float:

@@ -69,7 +69,7 @@ class LoadingOptions:
     """How images are loaded."""
 
     batch_size: int = 32
-    """Images in a batch of one process of training."""
+    """Images in a batch of one process of training, at most."""
 
     workers: int | None = field(default=None, metadata={"metavar": "N"})
     """Processes that read images; 0 lets training do it itself. Otherwise one for each core but one."""
@@ -91,10 +91,16 @@ class LoadingOptions:
     """Fill the last batch of an epoch with the first images of the next, when batches come without end: no image is
     left out, and their order is the same whatever the size of a batch and the number of processes."""
 
+    share: int | None = None
+    """Of joined batches: images of a process that as few batches as can be come to exactly, again and again. They are
+    as even as can be, the larger ones first. When nothing is said all batches are of `batch_size`."""
+
     def __post_init__(self) -> None:
         for name, least in (("batch_size", 1), ("prefetch", 1), ("cache_mb", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, but got {getattr(self, name)}")
+        if self.share is not None and (self.share < 1 or not self.is_joined):
+            raise ValueError("share must be at least 1, and is of joined batches alone")
         if self.workers is not None and self.workers < 0:
             raise ValueError(f"workers must not be negative, but got {self.workers}")
 
@@ -378,10 +384,10 @@ class Loader:
 
     def _joined_plans(self, epoch: int, place: int) -> Iterator[_Plan]:
         """The same, where a batch may begin in an epoch and end in a later one."""
-        size = self._options.batch_size * self._world
         order = self._order(epoch)
         own = slice(self._rank, None, self._world)
-        while True:
+        for part in _sizes(self._options):
+            size = part * self._world
             begun, rows, epochs = (epoch, place), np.empty(size, np.int64), np.empty(size, np.int64)
             filled = 0
             while filled < size:
@@ -429,6 +435,15 @@ class Loader:
         targets[weights == 0.0] = 0
         of_targets = self._images.weights(rows, self._unknown)
         return Batch(images, targets, weights, plan.rows, plan.epoch, plan.place, of_targets)
+
+
+def _sizes(options: LoadingOptions) -> Iterator[int]:
+    """Images of the joined batches of a process, without end."""
+    share = options.share or options.batch_size
+    parts = -(-share // options.batch_size)
+    least, larger = divmod(share, parts)
+    while True:
+        yield from (least + (part < larger) for part in range(parts))
 
 
 class _Plan(NamedTuple):

@@ -27,8 +27,8 @@ class StagePlan:
         number: From 0.
         image_size: Side of the images in pixels.
         batch_size: Images of a step, over all processes.
-        part_size: Images that a process takes at a time.
-        parts: Parts of a step that each process computes.
+        share: Images of a step of one process.
+        parts: Parts of a step that each process computes, which are as even as can be.
         steps: Steps of the stage.
         first_sample: Images that were seen before it.
         is_restart: Whether it begins with a new optimiser.
@@ -39,13 +39,18 @@ class StagePlan:
     number: int
     image_size: int
     batch_size: int
-    part_size: int
+    share: int
     parts: int
     steps: int
     first_sample: int
     is_restart: bool
     schedule: Schedule
     curve_start: int
+
+    @property
+    def part_size(self) -> int:
+        """Images that a process takes at a time, at most."""
+        return math.ceil(self.share / self.parts)
 
     @property
     def samples(self) -> int:
@@ -65,7 +70,8 @@ def plan_stages(recipe: TaggerRecipe, processes: int = 1) -> tuple[StagePlan, ..
         processes: How many share it.
 
     Raises:
-        UsageError: A batch cannot be shared by so many, or the learning rate has no time to rise.
+        UsageError: A batch cannot be shared by so many, or is more than its stage, or the learning rate has no time to
+            rise.
     """
     steps = [
         math.ceil(stage.samples / recipe.sizes_of(number)[0])
@@ -76,6 +82,11 @@ def plan_stages(recipe: TaggerRecipe, processes: int = 1) -> tuple[StagePlan, ..
     plans: list[StagePlan] = []
     for number, stage in enumerate(recipe.stages):
         batch, device = recipe.sizes_of(number)
+        if batch > stage.samples:
+            raise UsageError(
+                f"recipe {recipe.name}, stage {number + 1}: a batch of {batch:,} is more than the {stage.samples:,}"
+                " samples of the stage; lower data.batch_size"
+            )
         is_restart = stage.restart or number == 0
         begin = number if is_restart else _curve_stage(recipe, number)
         end = next(
@@ -87,14 +98,14 @@ def plan_stages(recipe: TaggerRecipe, processes: int = 1) -> tuple[StagePlan, ..
             schedule = Schedule(recipe.schedule, highest, length)
         except ValueError as error:
             raise UsageError(f"recipe {recipe.name}, stage {number + 1}: {error}") from error
-        part = _part_size(batch, device, processes)
+        share = _share(batch, processes)
         plans.append(
             StagePlan(
                 number=number,
                 image_size=stage.image_size,
                 batch_size=batch,
-                part_size=part,
-                parts=batch // (part * processes),
+                share=share,
+                parts=math.ceil(share / device),
                 steps=steps[number],
                 first_sample=firsts[number],
                 is_restart=is_restart,
@@ -110,18 +121,17 @@ def _curve_stage(recipe: TaggerRecipe, number: int) -> int:
     return next(n for n in range(number, -1, -1) if recipe.stages[n].restart or n == 0)
 
 
-def _part_size(batch: int, device: int, processes: int) -> int:
-    """The largest part that a batch is a multiple of, for all processes together.
+def _share(batch: int, processes: int) -> int:
+    """Images of a batch that each process computes.
 
     Raises:
-        UsageError: There is none.
+        UsageError: They cannot all have as many.
     """
     if batch % processes:
         raise UsageError(
             f"a batch of {batch} cannot be shared evenly by {processes} processes; change data.batch_size"
         )
-    share = batch // processes
-    return next(size for size in range(min(device, share), 0, -1) if share % size == 0)
+    return batch // processes
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,9 +225,11 @@ def plan_lines(plan: RunPlan) -> list[str]:
     for one in plan.stages:
         stage = one.stage
         passes = stage.samples / plan.images
+        is_even = stage.share % stage.parts == 0
+        size = str(stage.part_size) if is_even else f"{stage.part_size - 1} or {stage.part_size}"
         lines.append(
             f"stage {stage.number + 1}: {stage.samples:,} samples of {stage.image_size} px ({passes:,.1f} passes),"
-            f" {stage.steps:,} steps of {stage.batch_size:,} ({stage.parts} x {stage.part_size}"
+            f" {stage.steps:,} steps of {stage.batch_size:,} ({stage.parts} x {size}"
             + (f" x {plan.processes}" if plan.processes > 1 else "")
             + f"), {_bytes(one.memory)} of memory, {_pace(one)}"
         )

@@ -194,7 +194,9 @@ class Trainer:
         meter = Meter(plan, self.recipe.logs.every, skips_overflows=is_scaled)
         spec = network.preprocess
         with (
-            closing(self._feed.training(plan.part_size, spec, place.epoch, place.seen)) as parts,
+            closing(
+                self._feed.training(plan.part_size, spec, place.epoch, place.seen, plan.share)
+            ) as parts,
             closing(self._feed.validation(plan.part_size, spec)) as measuring,
         ):
             while place.step < plan.steps:
@@ -203,6 +205,7 @@ class Trainer:
                     plan.parts,
                     plan.learning_rate(place.step),
                     (plan.number, place.step),
+                    plan.share,
                 )
                 place.step += 1
                 place.samples += plan.batch_size
@@ -219,14 +222,15 @@ class Trainer:
                         place.samples, stepped
                     )  # a run cannot go on from weights that are lost
                     measured = self._measure(learner, measuring) if is_measured else None
-                    self._save(place, learner, network, measured)
                     if measured is not None:
+                        # Before the checkpoint: rows after it are cut off when a run goes on, and others never come.
                         logs.validation(
                             measured.row(
                                 *(plan.number + 1, place.step, place.samples),
                                 self.recipe.validation.threshold,
                             )
                         )
+                    self._save(place, learner, network, measured)
                     meter.restart()
                 if stops.is_asked:
                     stops.obey()
