@@ -98,7 +98,7 @@ def test_the_starter_gets_a_new_head(tmp_path, pictures):
 
 
 def _shape(model):
-    spec = model.card.preprocess
+    spec = model.card.preprocess  # of a model, or of a source of features
     return (3, *spec.size) if spec.layout == "nchw" else (*spec.size, 3)
 
 
@@ -122,6 +122,36 @@ def test_a_backbone_gets_a_head(tmp_path, pictures):
     model = load_model(f"dir:{probe.write(tmp_path / 'after')}", runtime)
     check(model, probe, found, pictures, 1e-4)
     assert found.features.shape == (1, COUNT, network.config.vision_config.hidden_size)
+
+
+def test_a_backbone_runs_as_it_is_asked_to(tmp_path):
+    pytest.importorskip("transformers")
+    from tests.training.test_backbones import make_backbone
+
+    before, _ = make_backbone(tmp_path / "before", "siglip")
+    name = f"dir:{before}"
+    batch = None
+    found = []
+    for precision in ("fp32", "bf16"):
+        source = open_source(name, RuntimeOptions(precision=precision, device="cpu"))
+        if batch is None:
+            batch = np.random.default_rng(0).standard_normal((2, *_shape(source)), np.float32)
+        found.append(source.run(batch))
+    assert found[0].dtype == found[1].dtype == np.float32
+    assert np.array_equal(found[1], _as_bf16(found[1]))
+    assert not np.array_equal(found[0], _as_bf16(found[0]))
+    assert found[1] == pytest.approx(found[0], abs=0.1)
+    with pytest.raises(UsageError, match="cannot run in ONNX Runtime"):
+        open_source(name, RuntimeOptions(runtime="onnxruntime"))
+    with pytest.raises(UsageError, match="unknown model 'startre'"):
+        open_source("startre")
+    if not torch.cuda.is_available():
+        with pytest.raises(UsageError, match="(?i)cuda"):
+            open_source(name, RuntimeOptions(device="cuda"))
+
+
+def _as_bf16(values):
+    return torch.from_numpy(values).bfloat16().float().numpy()
 
 
 def test_a_backbone_of_the_hub_is_found_again_without_a_network(tmp_path, monkeypatch):

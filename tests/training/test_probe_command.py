@@ -132,6 +132,13 @@ def test_other_settings_are_refused(place, tmp_path):
     with pytest.raises(OutputError, match=r"run of other settings \(views was 1 and is now 2\)"):
         raise call(place, tmp_path / "run", "--views", "2").exception
     make_joytag(tmp_path / "joytag")
+    place_of_run = tmp_path / "run" / "run.json"
+    told = json.loads(place_of_run.read_text())
+    del told["recipe"]["unknown"]  # a run that is older than a setting was made as its default says
+    place_of_run.write_text(json.dumps(told))
+    assert "the run was done before" in call(place, tmp_path / "run").output
+    with pytest.raises(OutputError, match=r"\(unknown was 0\.0 and is now 0\.5\)"):
+        raise call(place, tmp_path / "run", "--unknown", "0.5").exception
     with pytest.raises(OutputError, match=r"fingerprint was .* and is now .*model was 'starter@"):
         raise call(place, tmp_path / "run", model=f"dir:{tmp_path / 'joytag'}").exception
     with pytest.raises(UsageError, match="holds no run to go on with"):
@@ -177,6 +184,7 @@ def test_every_option_has_a_help_text():
         *(("epochs", 0), ("batch_size", 0), ("learning_rate", 0.0), ("dropout", 1.0)),
         *(
             ("weight_decay", -1.0),
+            ("unknown", 1.1),
             ("seed", -1),
             ("seed", 2**63),
             ("weight_decay", float("inf")),

@@ -35,7 +35,7 @@ from annotary.models import find, load_model
 from annotary.models._onnx_graph import head_input, read_graph
 from annotary.models._vision_tagger_files import WEIGHTS_FILE, backbone_directory
 from annotary.models.onnx_tagger import MODEL_FILE, network_file
-from annotary.runtime import RuntimeOptions
+from annotary.runtime import RuntimeOptions, decide, offers
 from annotary.training.checkpoints import publish, save_checkpoint
 from annotary.training.network import TaggerNetwork, build_network
 from annotary.training.recipe import NetworkRecipe
@@ -144,17 +144,17 @@ def open_source(name: str, options: RuntimeOptions | None = None) -> FeatureSour
         if ":" not in name and "/" not in name:  # neither a folder nor a repository
             raise
         directory = backbone_directory(name)  # tells what is wrong with it
-        return _backbone_source(name, directory)
+        return _backbone_source(name, directory, options)
     except ModelError as error:
         # Without a network nobody can say that a repository is no tagger, but its backbone may be here.
         if not name.startswith("hf:"):
             raise
         try:
-            return _backbone_source(name, backbone_directory(name))
+            return _backbone_source(name, backbone_directory(name), options)
         except (UsageError, ModelError):
             raise error from None
     if found.card.family == "dual_encoder":
-        return _backbone_source(name, found.directory)
+        return _backbone_source(name, found.directory, options)
     model: Any = load_model(found, options)
     if not hasattr(model, "features"):
         raise UsageError(f"{found.card.id} gives no features that a head could read")
@@ -231,10 +231,18 @@ def folded(head: TaggerHead) -> tuple[Tensor, Tensor]:
     return weight.float(), bias.float()
 
 
-def _backbone_source(name: str, directory: Path) -> FeatureSource:
+def _backbone_source(name: str, directory: Path, options: RuntimeOptions | None) -> FeatureSource:
     """A vision network without a head, whose own summary is read."""
     from annotary.models._checkpoint_preprocess import read_preprocess
-    from annotary.models._vision_tagger_network import vision_config
+    from annotary.models._vision_tagger_network import (
+        VisionTaggerForUse,
+        load_backbone,
+        vision_config,
+    )
+    from annotary.runtime.torch_runtime import TorchSession
+
+    options = options or RuntimeOptions()
+    decide(options, offers(None, has_torch=True), name=name)  # it says what can be had
 
     spec = read_preprocess(directory, vision_config(directory).model_type)
     card = Card(
@@ -245,19 +253,16 @@ def _backbone_source(name: str, directory: Path) -> FeatureSource:
         preprocess=spec,
         activation="sigmoid",
     )
-    source = FeatureSource(name, directory, card, "backbone", "", _no_features)
-    network = _network_of(source, ("a",)).eval()
     names = [path.name for path in directory.iterdir() if path.is_file()]
+    network = VisionTaggerForUse(load_backbone(directory), 1)
+    network.check_size(*spec.size)
+    session = TorchSession(network.eval(), ("tags", "features"), options, (3, *spec.size))
 
     def run(batch: npt.NDArray[np.generic]) -> Features:
-        with torch.inference_mode():
-            return np.asarray(network.embed(torch.from_numpy(batch)).numpy(), np.float32)
+        return session.run(batch, "features")
 
-    return replace(source, fingerprint=fingerprint(directory, names, extra="pooled"), run=run)
-
-
-def _no_features(_batch: npt.NDArray[np.generic]) -> Features:
-    raise AssertionError("the network is not there yet")
+    told = fingerprint(directory, names, extra="pooled")
+    return FeatureSource(name, directory, card, "backbone", told, run)
 
 
 def _network_of(source: FeatureSource, tags: Sequence[str]) -> TaggerNetwork:

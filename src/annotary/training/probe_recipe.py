@@ -36,6 +36,9 @@ class ProbeRecipe:
     dropout: float = field(default=0.2, metadata={"metavar": "SHARE"})
     """Probability that a feature is hidden in a step, 0..1 (below 1)."""
 
+    unknown: float = field(default=0.0, metadata={"metavar": "SHARE"})
+    """Of datasets with partial labels: what a tag counts as absent where nobody knows whether an image has it, 0..1."""
+
     seed: int = 0
     """Start of all random numbers. On one kind of processor the same seed gives the same bits."""
 
@@ -54,6 +57,8 @@ class ProbeRecipe:
             raise ValueError(f"weight_decay must be 0 or more, but got {self.weight_decay}")
         if not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"dropout must be in 0..1 (below 1), but got {self.dropout}")
+        if not 0.0 <= self.unknown <= 1.0:
+            raise ValueError(f"unknown must be in 0..1, but got {self.unknown}")
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed must be at least 0 and below 2**63, but got {self.seed}")
         for name in ("learning_rate", "weight_decay"):

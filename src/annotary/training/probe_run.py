@@ -138,7 +138,7 @@ def _run(
         dataset.tags,
         _options(recipe),
         is_known=train.is_known,
-        weights=dataset.train.weights(np.arange(learn)),
+        weights=dataset.train.weights(np.arange(learn), recipe.unknown),
         state=place / f"head-{_digest(train.is_known)}.pt",
     )
     categories = categories_of(dataset)

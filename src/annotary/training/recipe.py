@@ -33,6 +33,7 @@ from annotary.training._recipe_tables import (
     StageRecipe,
     ValidationRecipe,
 )
+from annotary.training.probe_recipe import ProbeRecipe
 
 __all__ = [
     "AugmentationRecipe",
@@ -116,8 +117,9 @@ _WITHOUT_EFFECT = (
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What differs between the settings of two recipes so that one cannot go on with the other's run, in words."""
     old, new = _flat(before), _flat(now)
-    if "data" in before:  # runs that are older than a key were made as its default says
-        old = {**_flat(TaggerRecipe().settings()), **old}
+    # Runs that are older than a key were made as its default says.
+    defaults = TaggerRecipe() if "data" in before else ProbeRecipe()
+    old = {**_flat(defaults.settings()), **old}
     return [
         f"{key} was {_shown(old.get(key))} and is now {_shown(new.get(key))}"
         for key in sorted({*old, *new})
