@@ -255,3 +255,9 @@ def test_the_starter_from_the_shell(tmp_path, monkeypatch):
     made = annotary("evaluate", "captions", "none.csv", "--predictions", "references.csv")
     assert made.returncode == 2
     assert made.stderr == "annotary: no such file or folder: 'none.csv'\n"
+
+
+def test_a_seed_below_0_is_refused_before_anything_is_worked_out(run, references):
+    found = run(references, "--model", "describer", "--seed", -1)
+    assert found.exit_code == 2
+    assert "not in the range" in found.stderr

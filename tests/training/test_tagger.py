@@ -9,6 +9,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from annotary.errors import OutputError  # noqa: E402
 from annotary.training.tagger import (  # noqa: E402
     TaggerData,
     TaggerHead,
@@ -100,9 +101,22 @@ def test_an_interrupted_save_leaves_the_old_checkpoint(
 
     training.train_step()
     monkeypatch.setattr(torch, "save", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(OutputError, match=r"cannot write .*run\.pt: disk full"):
         training.save(path)
     assert path.read_bytes() == before
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no disk that is always full")
+def test_a_full_disk_is_told_and_what_was_saved_stays(tmp_path: Path) -> None:
+    training = TaggerTraining(make_data(), TaggerOptions(epochs=1))
+    path = tmp_path / "run.pt"
+    training.save(path)
+    before = path.read_bytes()
+    (tmp_path / "run.pt.tmp").symlink_to("/dev/full")
+    with pytest.raises(OutputError, match=r"cannot write .*run\.pt: [^\n]+$"):
+        training.save(path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_restore_refuses_other_options(tmp_path: Path) -> None:

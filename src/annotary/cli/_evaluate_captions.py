@@ -93,7 +93,7 @@ _NAMES = {
 )
 @click.option(
     "--seed",
-    type=int,
+    type=click.IntRange(min=0),
     default=0,
     show_default=True,
     help="Of the samples behind the intervals, and of captions that are drawn.",

@@ -226,11 +226,14 @@ class Checkpoints:
             UsageError: As there.
             OutputError: As there.
         """
-        self._restore()
         state = more.pop("training_state")
         path = self.folder / f"{_PREFIX}{samples}"
-        save_checkpoint(path, network, tags, training_state=state, samples=samples, **more)
-        self._tidy(path)
+        try:
+            self._restore()
+            save_checkpoint(path, network, tags, training_state=state, samples=samples, **more)
+            self._tidy(path)
+        except OSError as error:
+            raise OutputError(f"cannot write {self.folder}: {error.strerror or error}") from error
         return path
 
     def latest(self) -> Path | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from annotary.errors import OutputError
 from annotary.training.losses import tagging_loss
 
 Loss = Literal["bce", "focal"]
@@ -248,7 +250,11 @@ class TaggerTraining:
         return loss.item()
 
     def save(self, path: Path) -> None:
-        """Write everything that the next step depends on; the file appears whole or not at all."""
+        """Write everything that the next step depends on; the file appears whole or not at all.
+
+        Raises:
+            OutputError: It cannot be written; what was there is as it was.
+        """
         state = {
             "options": asdict(self.options),
             "head": self.head.state_dict(),
@@ -258,11 +264,17 @@ class TaggerTraining:
             "step": self.step,
         }
         temporary = path.with_name(path.name + ".tmp")
-        with temporary.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        try:
+            with temporary.open("wb") as file:
+                torch.save(state, file)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except (OSError, RuntimeError) as error:  # torch has an error of its own for a full disk
+            with suppress(OSError):
+                temporary.unlink()
+            told = str(getattr(error, "strerror", None) or error).split("\n", 1)[0]
+            raise OutputError(f"cannot write {path}: {told}") from error
 
     def restore(self, path: Path) -> None:
         """Continue from a saved run.
