@@ -177,6 +177,16 @@ def test_the_card_says_what_is_known(tmp_path):
     assert card.family == "joytag"
 
 
+def test_what_is_made_of_weights_keeps_their_licence(tmp_path):
+    first = save_checkpoint(
+        tmp_path / "first", small_network(), SMALL_TAGS, about={"licence": "CC0-1.0"}
+    )
+    network = build_network(SMALL, SMALL_TAGS, first, image_size=64)
+    assert network.start.licence == "CC0-1.0"
+    assert read_card(save_checkpoint(tmp_path / "x", network, SMALL_TAGS)).licence == "CC0-1.0"
+    assert small_network().start.licence == ""
+
+
 @pytest.mark.parametrize(
     ("tags", "thresholds", "told"),
     [

@@ -5,9 +5,8 @@ those of the papers: Dosovitskiy et al., "An Image is Worth 16x16 Words" (2021),
 "Early Convolutions Help Transformers See Better" (2021), and the scaled residuals of Touvron et al., "Going Deeper with
 Image Transformers" (CaiT, 2021).
 
-What differs here: the tensors have the reference's names, so its checkpoints load unchanged, but nothing that only
-training needs is here (stochastic depth, losses). A stem that does not make one token of every patch, and a kind of
-stem layer that does not exist, are errors; the reference goes on with a larger grid, or without the layer.
+What differs here: nothing that only training needs is here (stochastic depth, losses). A stem that does not make one
+token of every patch, and a kind of layer that does not exist, are errors; the reference goes on without.
 """
 
 from __future__ import annotations
@@ -470,11 +469,11 @@ class Block(nn.Module):
 
     def _attention(self, tokens: Tensor) -> Tensor:
         batch, count, width = tokens.shape
-        queries, keys, values = (
+        parts = (
             part.reshape(batch, count, self.heads, width // self.heads).transpose(1, 2)
             for part in self.qkv_proj(tokens).split(width, dim=2)
         )
-        seen = self._attend(queries, keys, values)
+        seen = self._attend(*parts)
         return cast(Tensor, self.out_proj(seen.transpose(1, 2).reshape(batch, count, width)))
 
     def _attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:

@@ -43,6 +43,7 @@ from annotary.training.heads import (
     HeadReport,
     StartReport,
     fill_head,
+    licence_in,
     match_tags,
 )
 from annotary.training.recipe import NetworkRecipe
@@ -224,7 +225,7 @@ def build_backbone(
         told = f"images have {image_size} pixels a side, and its own have {network.image_size}"
         notes = (*notes, told)
     network.set_image_size(image_size)
-    network.start = StartReport(start, report, notes)
+    network.start = StartReport(start, report, notes, licence_in(directory))
     return network
 
 

@@ -318,7 +318,7 @@ def _card(
         name=about.get("name") or folder.parent.name or "tagger",
         version=about.get("version") or folder.name,
         family=network.family,
-        licence=about.get("licence") or "unknown",
+        licence=about.get("licence") or network.start.licence or "unknown",
         description=about.get("description") or "A tagger trained with annotary.",
         source=about.get("source", ""),
         preprocess=preprocess,

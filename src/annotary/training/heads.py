@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+
+from annotary.cards import read_card
+from annotary.errors import ModelError
 
 HEAD_DEVIATION = 0.02
 """Standard deviation of a head's weights where the body starts from chance, too (Dosovitskiy et al. and most since)."""
@@ -50,16 +54,27 @@ class StartReport:
         source: Where its weights come from; empty when they are chance.
         head: What became of the tags.
         notes: What else was done to the weights, a sentence each.
+        licence: Of the weights, which what is made of them keeps; empty where nobody says.
     """
 
     source: str = ""
     head: HeadReport = field(default_factory=HeadReport)
     notes: tuple[str, ...] = ()
+    licence: str = ""
 
     def __str__(self) -> str:
         """In words, a line for each thing."""
         first = f"starts from {self.source}" if self.source else "starts from chance"
         return "\n".join((first, *self.notes, str(self.head)))
+
+
+def licence_in(directory: Path) -> str:
+    """The licence of the weights of a model directory; empty where it has no card that says one."""
+    try:
+        licence = read_card(directory).licence
+    except ModelError:
+        return ""
+    return "" if licence == "unknown" else licence
 
 
 def _some(told: str, names: Sequence[str] | Mapping[str, str]) -> str:

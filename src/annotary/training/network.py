@@ -45,6 +45,7 @@ from annotary.training.heads import (
     StartReport,
     fill_head,
     frequency_bias,
+    licence_in,
     match_tags,
 )
 from annotary.training.recipe import NetworkRecipe
@@ -515,7 +516,7 @@ def _joytag_from(
     deviation = 0.0 if rows else HEAD_DEVIATION
     fill_head(network.head, bias=bias, deviation=deviation, generator=generator, old=old, rows=rows)
     network.config = replace(network.config, n_tags=len(tags))
-    network.start = StartReport(source, report, notes)
+    network.start = StartReport(source, report, notes, licence_in(directory))
     network.set_image_size(image_size)
     return network
 
