@@ -146,7 +146,7 @@ def test_a_backbone_runs_as_it_is_asked_to(tmp_path):
     with pytest.raises(UsageError, match="unknown model 'startre'"):
         open_source("startre")
     if not torch.cuda.is_available():
-        with pytest.raises(UsageError, match="(?i)cuda"):
+        with pytest.raises(UsageError, match=r"(?i)cuda"):
             open_source(name, RuntimeOptions(device="cuda"))
 
 
