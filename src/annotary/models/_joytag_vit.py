@@ -1,9 +1,8 @@
 """JoyTag's vision transformer in torch, with every option of the reference's class `ViT`, for inference.
 
-Original code and weights: fpgaminer/joytag on GitHub and fancyfeast/joytag on Hugging Face (Apache-2.0). The parts are
-those of the papers: Dosovitskiy et al., "An Image is Worth 16x16 Words" (2021), the convolutional stem of Xiao et al.,
-"Early Convolutions Help Transformers See Better" (2021), and the scaled residuals of Touvron et al., "Going Deeper with
-Image Transformers" (CaiT, 2021).
+Original code and weights: fpgaminer/joytag on GitHub and fancyfeast/joytag on Hugging Face (Apache-2.0). Papers:
+Dosovitskiy et al., "An Image is Worth 16x16 Words" (2021); Xiao et al., "Early Convolutions Help Transformers See
+Better" (2021), the stem; Touvron et al., "Going Deeper with Image Transformers" (CaiT, 2021), the scaled residuals.
 
 What differs here: nothing that only training needs is here (stochastic depth, losses). A stem that does not make one
 token of every patch, and a kind of layer that does not exist, are errors; the reference goes on without.
