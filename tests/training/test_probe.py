@@ -117,10 +117,10 @@ def test_a_backbone_gets_a_head(tmp_path, pictures):
     from tests.training.test_backbones import make_backbone
 
     before, network = make_backbone(tmp_path / "before", "siglip")
-    probe, found = probe_on(f"dir:{before}", pictures, tmp_path / "cache")
     runtime = RuntimeOptions(runtime="torch", precision="fp32")
+    probe, found = probe_on(f"dir:{before}", pictures, tmp_path / "cache", runtime=runtime)
     model = load_model(f"dir:{probe.write(tmp_path / 'after')}", runtime)
-    check(model, probe, found, pictures, 1e-4)
+    check(model, probe, found, pictures, 1e-5)
     assert found.features.shape == (1, COUNT, network.config.vision_config.hidden_size)
 
 

@@ -193,11 +193,11 @@ def test_a_run_that_is_asked_to_stop_finishes_its_step_and_saves(dataset, tmp_pa
     before = signal.getsignal(signal.SIGINT)
     step = Learner.step
 
-    def interrupted(self, parts, count, learning_rate, place):
+    def interrupted(self, parts, count, learning_rate, place, size):
         if place == (0, 2):
             # Not a signal itself: one that comes while a network of another test is at work can end this process.
             signal.getsignal(signal.SIGINT)(signal.SIGINT, None)
-        return step(self, parts, count, learning_rate, place)
+        return step(self, parts, count, learning_rate, place, size)
 
     def obeyed(number):
         raise KeyboardInterrupt
