@@ -7,11 +7,10 @@ import json
 import pickle
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
+import onnx
 import torch
 
 from recipes.starter import (
@@ -29,15 +28,10 @@ from recipes.starter import (
     small_text,
     tables,
     tower,
+    tuning,
 )
-
-Scores = npt.NDArray[np.float64]
-
-CAREFUL = {"balanced": 0.4, "precise": 0.7, "broad": 0.2}
-"""Thresholds of tags with hardly any held-aside positives, unless those of all tags together are higher."""
-
-CALIBRATION_PARTS = 5
-"""Held-aside images are measured with lines that were fitted on the other parts."""
+from recipes.starter.branch import add_branch
+from recipes.starter.scoring import Calibration
 
 RANK_STRENGTH = 0.4
 RANK_CENTRE = 0.02
@@ -88,17 +82,18 @@ def main() -> int:
     held = np.array([example.is_held_aside for example in examples])
     ensemble = heads.train_heads(seen, labels, vocabulary, ~held, work / "heads", say)
     say("calibration and thresholds")
-    model, scores, cross_fitted = _calibrate(ensemble, seen["whole"], labels, vocabulary, examples)
-    thresholds = calibrate.choose_thresholds(cross_fitted[held], labels, held, CAREFUL)
+    frozen = _frozen(ensemble, seen["whole"], labels, vocabulary, examples)
     say("writing the model")
-    graph = export.build_graph(integers, network, model)
+    graph = export.build_graph(integers, network, frozen.model)
     tagger = work / "tagger.onnx"
     joint_export.write(graph, tagger)
-    export.write_tags(model, thresholds, arguments.output)
+    export.write_tags(frozen.model, frozen.thresholds(), arguments.output)
     texts = _join(examples, vocabulary, tagger, arguments, say)
+    tuned = _tune(frozen, examples, work, arguments.output, say)
     say("measuring")
-    numbers = report.measure(examples, vocabulary, labels, cross_fitted, thresholds)
-    numbers |= report.check_model(arguments.output, examples, scores)
+    numbers = report.measure(examples, vocabulary, labels, tuned.cross_fitted, tuned.thresholds())
+    known = [example for example in examples if example.is_held_aside]
+    numbers |= report.check_model(arguments.output, known, tuned.scores()[held])
     numbers["texts"] = joint_report.measure(arguments.output, examples, texts, arguments.cifar)
     numbers["seconds"] = _whole_time(work / "numbers.json", time.perf_counter() - start)
     report.write_page(arguments.page, numbers)
@@ -108,18 +103,14 @@ def main() -> int:
     return 0
 
 
-def _calibrate(
+def _frozen(
     ensemble: heads.Ensemble,
     whole: features.Table,
     labels: heads.Labels,
     vocabulary: tables.Vocabulary,
     examples: list[tables.Example],
-) -> tuple[export.Model, Scores, Scores]:
-    """Make everything that follows the heads.
-
-    Returns:
-        The model; its scores of all images; and scores in which no held-aside image was calibrated with itself.
-    """
+) -> Calibration:
+    """Everything that follows the heads on the network as it is."""
     held = np.array([example.is_held_aside for example in examples])
     learned = vocabulary.is_learned()
     evidence = heads.evidence(whole.logits, vocabulary)
@@ -130,26 +121,39 @@ def _calibrate(
         np.flatnonzero(np.isin(np.flatnonzero(learned), report.corel_words(vocabulary))),
     )
     logits = export.learned_logits(ensemble, remembered, whole.features, evidence[:, learned])
-    targets, weights = labels.targets[:, learned], labels.weights[:, learned]
-    photo = tables.is_photo(examples)
     is_style = np.array([name in vocabulary.styles for name in vocabulary.names])
     model = export.Model(
         vocabulary,
         ensemble,
-        calibrate.fit_lines(logits[held], targets[held], weights[held]),
-        calibrate.fit_evidence(evidence, labels, vocabulary, photo),
+        calibrate.no_lines(logits.shape[1]),
+        calibrate.fit_evidence(evidence, labels, vocabulary, tables.is_photo(examples)),
         np.where(is_style, 0.0, calibrate.rank_shift(labels, ~held, RANK_STRENGTH, RANK_CENTRE)),
         remembered,
     )
-    scores = export.scores(model, logits, evidence)
-    cross_fitted = scores.copy()
-    for part in range(CALIBRATION_PARTS):
-        rows = np.flatnonzero(held)[part::CALIBRATION_PARTS]
-        others = np.setdiff1d(np.flatnonzero(held), rows)
-        lines = calibrate.fit_lines(logits[others], targets[others], weights[others])
-        own = replace(model, lines=lines)
-        cross_fitted[rows] = export.scores(own, logits[rows], evidence[rows])
-    return model, scores, cross_fitted
+    return Calibration.of(model, logits, evidence, labels, held)
+
+
+def _tune(
+    frozen: Calibration,
+    examples: list[tables.Example],
+    work: Path,
+    output: Path,
+    say: Callable[[str], None],
+) -> Calibration:
+    """Fine-tune the network's upper stages, add them to the model's files, and calibrate what both say."""
+    vocabulary = frozen.model.vocabulary
+    checkpoint = tuning.train(examples, vocabulary, output, work, say)
+    say("fine-tuned stages in integers")
+    branch, places = tuning.read_branch(checkpoint, vocabulary, examples)
+    joined = onnx.load(output / "model.onnx")
+    held = np.flatnonzero(frozen.held)
+    tuned = np.zeros((len(examples), len(places)), np.float32)
+    tuned[held] = tuning.branch_logits(add_branch(joined, branch), [examples[i] for i in held])
+    mixed = frozen.mixed_with(tuned, places)
+    tuning.write(output / "model.onnx", branch, tuning.make_mix(frozen.model, mixed.model, places))
+    export.write_tags(mixed.model, mixed.thresholds(), output)
+    export.write_card(output, len(vocabulary.names), joint_steps.CARD_SCALE)
+    return mixed
 
 
 def _join(

@@ -42,6 +42,11 @@ class Lines:
         return sigmoid(np.asarray(logits, np.float64) * self.slope + self.offset)
 
 
+def no_lines(tags: int) -> Lines:
+    """Lines that leave logits as they are, where none are fitted yet."""
+    return Lines(np.ones(tags), np.zeros(tags))
+
+
 def sigmoid(values: npt.ArrayLike) -> Floats:
     """1 / (1 + exp(-x)), without overflow."""
     return 0.5 * (1 + np.tanh(0.5 * np.asarray(values, np.float64)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -108,6 +109,20 @@ class GraphBuilder:
         return model
 
 
+@dataclass(frozen=True)
+class FeatureMap:
+    """What lies between two layers: floats ``[n, channels, size, size]`` that are whole steps."""
+
+    name: str
+    """Of the tensor."""
+
+    scale: float
+    """Real value of one step."""
+
+    size: int
+    """Side in positions."""
+
+
 def add_tower(graph: GraphBuilder, tower: QuantisedTower, image: str, size: int) -> list[str]:
     """Add the integer tower.
 
@@ -123,8 +138,21 @@ def add_tower(graph: GraphBuilder, tower: QuantisedTower, image: str, size: int)
     current = graph.node("Transpose", image, perm=[0, 3, 1, 2])
     current = _dequantise(graph, current, tower.image)
     current, scale, size = _add_conv(graph, tower.stem, current, tower.image.scale, size)
+    return add_stages(graph, tower, FeatureMap(current, scale, size), 0)
+
+
+def add_stages(
+    graph: GraphBuilder, tower: QuantisedTower, start: FeatureMap, first: int
+) -> list[str]:
+    """Add the stages of a tower from the one that is numbered `first` on, and the head.
+
+    Returns:
+        Names of their float outputs ``[n, channels, h, w]``.
+    """
+    current, scale, size = start.name, start.scale, start.size
     outputs = []
-    for number, block in enumerate(tower.blocks):
+    for number in range(first_block(tower, first), len(tower.blocks)):
+        block = tower.blocks[number]
         before = current
         for layer in block.layers:
             current, scale, size = _add_conv(graph, layer, current, scale, size)
@@ -136,6 +164,11 @@ def add_tower(graph: GraphBuilder, tower: QuantisedTower, image: str, size: int)
             outputs.append(current)
     current, _, _ = _add_conv(graph, tower.head, current, scale, size)
     return [*outputs, current]
+
+
+def first_block(tower: QuantisedTower, stage: int) -> int:
+    """Number of the first block of a stage."""
+    return tower.stage_ends[stage - 1] + 1 if stage else 0
 
 
 def _add_conv(

@@ -56,19 +56,24 @@ def add_features(graph: GraphBuilder, tower: QuantisedTower, name: str) -> tuple
         The name of the features ``[n, d]`` (called `name`), of the head's mean ``[n, 1280]``, and d.
     """
     stages = add_tower(graph, tower, "image", features.SIZE)
-    axes = graph.constant(np.array([2, 3], np.int64))
     widths = [len(tower.blocks[end].layers[-1].weight) for end in tower.stage_ends]
-    head = graph.node("ReduceMean", stages[-1], axes, keepdims=0)
-    parts, total = [head], len(tower.head.weight)
+    parts = add_pooling(graph, [stages[stage] for stage in POOLED_STAGES], stages[-1])
+    total = len(tower.head.weight) + 2 * sum(widths[stage] for stage in POOLED_STAGES)
+    return graph.node("Concat", *parts, name=name, axis=1), parts[0], total
+
+
+def add_pooling(graph: GraphBuilder, stages: Sequence[str], head: str) -> list[str]:
+    """Add the mean of the head's map, and mean and spread of each stage's map, over all positions; their names."""
+    axes = graph.constant(np.array([2, 3], np.int64))
+    parts = [graph.node("ReduceMean", head, axes, keepdims=0)]
     least = graph.constant(np.array(1e-6, np.float32))
-    for stage in POOLED_STAGES:
-        mean = graph.node("ReduceMean", stages[stage], axes, keepdims=0)
-        squares = graph.node("Mul", stages[stage], stages[stage])
+    for stage in stages:
+        mean = graph.node("ReduceMean", stage, axes, keepdims=0)
+        squares = graph.node("Mul", stage, stage)
         mean_square = graph.node("ReduceMean", squares, axes, keepdims=0)
         variance = graph.node("Sub", mean_square, graph.node("Mul", mean, mean))
         parts += [mean, graph.node("Sqrt", graph.node("Max", variance, least))]
-        total += 2 * widths[stage]
-    return graph.node("Concat", *parts, name=name, axis=1), head, total
+    return parts
 
 
 def add_classifier(graph: GraphBuilder, network: EfficientNetLite, head: str, name: str) -> str:

@@ -2,7 +2,8 @@
 
 `recipes/starter/graph.py` writes the network: a convolution's weights are int8 with a scale for each channel, its
 biases int32, and both pass through `DequantizeLinear`. Norms are folded into them. What is read here are the
-convolutions in the order of the graph, and what features are standardised by. Weights that are floats are read, too.
+convolutions that features come from, in the order of the graph, and what features are standardised by. Weights that
+are floats are read, too.
 """
 
 from __future__ import annotations
@@ -66,7 +67,9 @@ def read_tower(path: Path, configs: Sequence[EfficientNetLiteConfig] = ()) -> To
         ModelError: The file is damaged, or of another network; the message says what differs.
     """
     graph = _Graph(path)
-    convolutions = [graph.convolution(node) for node in graph.nodes if node.op_type == "Conv"]
+    convolutions = [
+        graph.convolution(node) for node in graph.of_features() if node.op_type == "Conv"
+    ]
     config = _config_of(path, [one.layout for one in convolutions], configs)
     with torch.device("meta"):
         modules = _convolutions(EfficientNetLite(config))
@@ -109,6 +112,14 @@ class _Graph:
         self._array = onnx.numpy_helper.to_array
         self._constants = {tensor.name: tensor for tensor in graph.initializer}
         self._makers = {output: node for node in graph.node for output in node.output}
+
+    def of_features(self) -> list[Any]:
+        """The nodes that the features are made by, in their order; a second network, as the starter has, is none."""
+        needed = {FEATURES}
+        for node in reversed(self.nodes):
+            if needed.intersection(node.output):
+                needed.update(node.input)
+        return [node for node in self.nodes if needed.intersection(node.output)]
 
     def convolution(self, node: Any) -> _Convolution:
         """The numbers of a `Conv`."""

@@ -1,0 +1,144 @@
+"""Fine-tunes the upper stages by the commands that anybody has, and lets both networks give the scores."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import torch
+
+from annotary.models._efficientnet_backbone import EfficientNetBackbone
+from annotary.models._vision_tagger_network import (
+    VisionTaggerForUse,
+    empty_backbone,
+    load_weights,
+)
+from annotary.models.joytag import TAGS_FILE
+from recipes.starter import dataset, export, features, joint_export
+from recipes.starter.branch import LOGITS, Branch, Mix, add_branch, mix_scores
+from recipes.starter.bytes import ByteMatrix
+from recipes.starter.quantise import quantise
+from recipes.starter.scoring import SHARE
+from recipes.starter.tables import Example, Vocabulary
+
+RECIPE = Path(__file__).with_name("starter.toml")
+
+CALIBRATION_IMAGES = 96
+"""Training images, of all sources, that the ranges of its integers are chosen on."""
+
+_PROBE = {
+    "views": 2,
+    "epochs": 30,
+    "batch-size": 256,
+    "learning-rate": 3e-4,
+    "dropout": 0.5,
+    "unknown": 0.05,
+}
+
+Say = Callable[[str], None]
+Floats = npt.NDArray[np.float32]
+
+
+def train(
+    examples: Sequence[Example], vocabulary: Vocabulary, starter: Path, work: Path, say: Say
+) -> Path:
+    """Make a dataset of all sources, train a probe on the starter's features, and fine-tune from it.
+
+    Args:
+        examples: All images.
+        vocabulary: The tags.
+        starter: Folder of the model that has frozen stages alone.
+        work: Folder for everything on the way; what is there goes on, or is not done again.
+        say: Called with a line of text.
+
+    Returns:
+        The folder of the last checkpoint.
+    """
+    inputs = work / "inputs"
+    dataset.write_inputs(examples, vocabulary, inputs)
+    tables = [inputs / f"{source}.jsonl" for source in dataset.INPUTS]
+    rules, held = inputs / "rules.toml", inputs / "held_aside.txt"
+    say("dataset, probe and fine-tuning")
+    _annotary(
+        "dataset", *tables, "--rules", rules, "--validation-ids", held, "--transparent", "white",
+        "--output", work / "dataset",
+    )  # fmt: skip
+    settings = [part for name, value in _PROBE.items() for part in (f"--{name}", value)]
+    probe, run = work / "probe", work / "run"
+    data = ("--data", work / "dataset")
+    _annotary("probe", "--model", f"dir:{starter}", *data, "--output", probe, *settings)
+    start = f"network.start=dir:{probe / 'tagger'}"
+    _annotary("tagger", RECIPE, *data, "--output", run, "--set", start)
+    checkpoints = (run / "checkpoints").glob("samples_*")
+    return max(checkpoints, key=lambda folder: int(folder.name.rpartition("_")[2]))
+
+
+def _annotary(*arguments: object) -> None:
+    command = [sys.executable, "-m", "annotary", "train", *map(str, arguments)]
+    subprocess.run(command, check=True)
+
+
+def read_branch(
+    checkpoint: Path, vocabulary: Vocabulary, examples: Sequence[Example]
+) -> tuple[Branch, npt.NDArray[np.int64]]:
+    """A checkpoint's network in integers, and which of the learned tags its outputs are."""
+    tags = (checkpoint / TAGS_FILE).read_text(encoding="utf-8").splitlines()
+    learned = np.array(vocabulary.names)[vocabulary.is_learned()].tolist()
+    network = VisionTaggerForUse(empty_backbone(checkpoint), len(tags), "stages")
+    load_weights(network, checkpoint)
+    backbone, head = cast(EfficientNetBackbone, network.eval().backbone), network.head
+    known = [example for example in examples if not example.is_held_aside]
+    chosen = known[:: len(known) // CALIBRATION_IMAGES][:CALIBRATION_IMAGES]
+    tower = quantise(backbone, torch.from_numpy(np.stack([_pixels(one) for one in chosen])))
+    matrix = ByteMatrix.of(np.asarray(head.weight.detach().numpy().T, np.float32))
+    mean, scale = backbone.feature_mean.numpy(), backbone.feature_scale.numpy()
+    places = np.array([learned.index(tag) for tag in tags], np.int64)
+    return Branch(tower, mean, scale, matrix, head.bias.detach().numpy()), places
+
+
+def branch_logits(model: onnx.ModelProto, examples: Sequence[Example]) -> Floats:
+    """What the fine-tuned network says of images, float32[n, tuned]."""
+    session = features.open_session(model.SerializeToString())
+
+    def of(start: int) -> Floats:
+        batch = np.stack([_pixels(one) for one in examples[start : start + features.BATCH]])
+        return np.asarray(session.run([LOGITS], {"image": batch})[0], np.float32)
+
+    with ThreadPoolExecutor(features.THREADS) as pool:
+        return np.concatenate(list(pool.map(of, range(0, len(examples), features.BATCH))))
+
+
+def _pixels(example: Example) -> npt.NDArray[np.uint8]:
+    treated = features.treat(features.load(example.path), example.treatment)
+    return features.view(treated, features.VIEWS["whole"])
+
+
+def make_mix(frozen: export.Model, mixed: export.Model, places: npt.NDArray[np.int64]) -> Mix:
+    """How the file makes the mixed model's log-odds from the frozen model's, which it has, and the new logits.
+
+    Args:
+        frozen: The model before.
+        mixed: The same with lines that fit the logits of both networks.
+        places: Of the tags that the fine-tuned network knows among the learned ones.
+    """
+    shift = frozen.shift[frozen.vocabulary.is_learned()]
+    before, after = frozen.lines, mixed.lines
+    keep, offset = np.ones(len(shift)), np.zeros(len(shift))
+    ratio = (1 - SHARE) * after.slope / before.slope
+    keep[places] = ratio[places]
+    moved = after.offset + shift - ratio * (before.offset + shift)
+    offset[places] = moved[places]
+    gain = SHARE * after.slope[places]
+    return Mix(keep.astype(np.float32), gain.astype(np.float32), offset.astype(np.float32), places)
+
+
+def write(path: Path, branch: Branch, mix: Mix) -> None:
+    """Add the branch to a model's file."""
+    joint_export.write(mix_scores(add_branch(onnx.load(path), branch), mix), path)
