@@ -82,7 +82,9 @@ class Parity:
 
     def lines(self) -> Iterator[str]:
         """What a person reads."""
-        photos = f"{self.compared_on} photos" if self.compared_on else "pictures that were made up"
+        photos = "pictures that were made up"
+        if self.compared_on:
+            photos = "1 photo" if self.compared_on == 1 else f"{self.compared_on} photos"
         apart = (
             f", apart from the {self.calibrated_on} that calibrated" if self.calibrated_on else ""
         )

@@ -263,6 +263,25 @@ def test_what_cannot_be_made_is_told(photos, tmp_path):
     assert not (tmp_path / "none" / "dataset.json").exists()
 
 
+def test_a_validation_set_of_all_images_is_refused_and_one_of_most_is_told(photos, tmp_path):
+    cache = CacheOptions(cache="off")
+
+    def of(number: int) -> Recipe:
+        split = SplitOptions(validation=number, validation_distance=0)
+        return Recipe(
+            (str(photos),), split=split, cache=cache, build=BuildOptions(on_existing="overwrite")
+        )
+
+    with pytest.raises(
+        UsageError, match=r"500 validation images are asked for, and there are \d+ images in all"
+    ):
+        build(of(500), tmp_path / "made")
+    assert not (tmp_path / "made" / "dataset.json").exists()
+    built = build(of(40), tmp_path / "made")  # what was measured is used
+    told = f"more images to measure on (40) than to learn from ({built.counts['train']})"
+    assert told in built.notes
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="names of files are text there")
 def test_names_that_are_not_utf8_are_found_again(tmp_path):
     folder = tmp_path / "photos"

@@ -293,6 +293,11 @@ def _notes(counts: dict[str, int], chosen: Choice, positives: int) -> list[str]:
         notes.append(
             f"{few:,} of {counts['tags']:,} tags have fewer than {positives} validation images"
         )
+    if counts["train"] < counts["validation"]:
+        notes.append(
+            f"more images to measure on ({counts['validation']:,}) than to learn from"
+            f" ({counts['train']:,})"
+        )
     if without:
         notes.append(f"{without:,} tags have no training image")
     if chosen.unknown_ids:

@@ -358,7 +358,11 @@ def _distinct(values: Numbers) -> Numbers:
 def _validation(
     table: PostTable, ruled: _Ruled, options: SplitOptions
 ) -> tuple[Numbers, list[str]]:
-    """The validation images, as places in `kept`, ascending; and ids that are not there."""
+    """The validation images, as places in `kept`, ascending; and ids that are not there.
+
+    Raises:
+        UsageError: None would be left to learn from, or the file of ids cannot be read.
+    """
     rows = len(ruled.kept)
     if options.validation_ids is not None:
         try:
@@ -371,6 +375,11 @@ def _validation(
         found = sorted(place[one] for one in dict.fromkeys(wanted) if one in place)
         return np.array(found, np.int64), [one for one in wanted if one not in place]
     size = int(options.validation if options.validation >= 1 else round(options.validation * rows))
+    if size >= rows > 1:
+        raise UsageError(
+            f"{size:,} validation images are asked for, and there are {rows:,} images in all;"
+            f" take fewer (--validation), or a share of them, such as 0.1"
+        )
     chosen = validation_rows(
         ruled.offsets,
         ruled.tag_places,
