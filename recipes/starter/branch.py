@@ -1,13 +1,15 @@
 """Adds the upper stages of the network a second time, fine-tuned, and scores that both networks give together.
 
 The frozen network stays as it is, with its features and the vector that texts are compared with. The first stages are
-shared: the fine-tuned ones go on from the same map. What is added has names of its own (`PREFIX`), so that it can be
-taken away again, to the last bit.
+shared: the fine-tuned ones go on from the same map. Fine-tuning changes weights little, so the file has the changes
+alone, in 2 bits each, and the fine-tuned network's integers are worked out when it is loaded. What is added has names
+of its own (`PREFIX`), so that it can be taken away again, to the last bit.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,9 +18,9 @@ import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from recipes.starter import features
-from recipes.starter.bytes import ByteMatrix
+from recipes.starter.few_bits import FewBits
 from recipes.starter.graph import FeatureMap, GraphBuilder, add_stages, first_block
-from recipes.starter.quantise import QuantisedTower
+from recipes.starter.quantise import QuantisedConv, QuantisedTower
 from recipes.starter.tower import POOLED_STAGES, add_pooling
 
 PREFIX = "tuned_"
@@ -51,7 +53,11 @@ class Branch:
     scale: Floats
     """``[d]``: what is left is multiplied by it."""
 
-    head: ByteMatrix
+    changes: tuple[FewBits | None, ...]
+    """Of each layer of the fine-tuned stages and the head, in their order: what is added to the frozen layer's weights,
+    ``[inputs, outputs]``; None where a layer's weights are stored whole."""
+
+    head: FewBits
     """``[d, tuned]``."""
 
     bias: Floats
@@ -78,7 +84,9 @@ class Mix:
 def add_branch(tagger: onnx.ModelProto, branch: Branch) -> onnx.ModelProto:
     """The tagger with one more output, `LOGITS`."""
     graph = GraphBuilder(PREFIX)
-    stages = add_stages(graph, branch.tower, _shared_map(tagger, branch.tower), FIRST_STAGE)
+    frozen = _Frozen.of(tagger, branch.tower)
+    store = _changed(graph, frozen, branch.changes)
+    stages = add_stages(graph, branch.tower, frozen.shared, FIRST_STAGE, store)
     pooled = graph.node("Concat", *add_pooling(graph, stages[:-1], stages[-1]), axis=1)
     own, shared = _columns(branch.tower)
     centred = graph.node("Sub", pooled, graph.constant(branch.mean[own]))
@@ -86,7 +94,8 @@ def add_branch(tagger: onnx.ModelProto, branch: Branch) -> onnx.ModelProto:
     ends = [graph.constant(np.array([end], np.int64)) for end in (shared[0], shared[-1] + 1, 1)]
     below = graph.node("Slice", "features", ends[0], ends[1], ends[2])
     both = graph.node("Concat", standard, below, axis=1)
-    matrix = graph.wide(branch.head.values[np.concatenate([own, shared])])
+    rows = np.concatenate([own, shared])
+    matrix = graph.few_bits(replace(branch.head, codes=branch.head.codes[rows]))
     product = graph.node("Mul", graph.node("MatMul", both, matrix), _row(graph, branch.head.scale))
     graph.node("Add", product, _row(graph, branch.bias), name=LOGITS)
     model = _copy(tagger)
@@ -164,18 +173,62 @@ class _Ends:
         return cls(learned, evidence, concat.input[1], gather.input[1])
 
 
-def _shared_map(tagger: onnx.ModelProto, tower: QuantisedTower) -> FeatureMap:
-    """The map that the first fine-tuned stage reads, in the frozen network."""
-    blocks = tower.blocks[: first_block(tower, FIRST_STAGE)]
-    below = [tower.stem, *(layer for block in blocks for layer in block.layers)]
-    size = features.SIZE
-    for layer in below:
-        size = -(-size // layer.stride)
-    convolutions = [node for node in tagger.graph.node if node.op_type == "Conv"]
-    name = convolutions[len(below)].input[0]
-    stored = _makers(tagger)[name]
-    scale = next(one for one in tagger.graph.initializer if one.name == stored.input[1])
-    return FeatureMap(name, float(numpy_helper.to_array(scale)), size)
+@dataclass(frozen=True)
+class _Frozen:
+    """The frozen network, as far as the fine-tuned one goes on from it."""
+
+    shared: FeatureMap
+    """What the first fine-tuned stage reads."""
+
+    layers: tuple[tuple[str, Floats], ...]
+    """Of each frozen layer from there on: the name of its integers, and their scale ``[outputs]``."""
+
+    @classmethod
+    def of(cls, tagger: onnx.ModelProto, tower: QuantisedTower) -> _Frozen:
+        blocks = tower.blocks[: first_block(tower, FIRST_STAGE)]
+        below = [tower.stem, *(layer for block in blocks for layer in block.layers)]
+        size = features.SIZE
+        for layer in below:
+            size = -(-size // layer.stride)
+        makers = _makers(tagger)
+        constants = {one.name: one for one in tagger.graph.initializer}
+
+        def scale(name: str) -> Floats:
+            found: Floats = numpy_helper.to_array(constants[makers[name].input[1]])
+            return found
+
+        nodes = [node for node in tagger.graph.node if node.op_type == "Conv"][len(below) :]
+        start = nodes[0].input[0]
+        layers = tuple((makers[n.input[1]].input[0], scale(n.input[1])) for n in nodes)
+        return cls(FeatureMap(start, float(scale(start)), size), layers)
+
+
+def _changed(
+    graph: GraphBuilder, frozen: _Frozen, changes: Sequence[FewBits | None]
+) -> Callable[[QuantisedConv], str]:
+    """What stores layers as the frozen network's integers and what was changed; called for each in its order.
+
+    The sum is worked out once, when the model is loaded, and gives the integers of the layer.
+    """
+    waiting = iter(zip(frozen.layers, changes, strict=True))
+
+    def store(layer: QuantisedConv) -> str:
+        (name, scale), change = next(waiting)
+        if change is None:
+            return graph.constant(layer.weight)
+        outputs = (-1, 1, 1, 1)
+        before = graph.node("Cast", name, to=TensorProto.FLOAT)
+        ratio = (scale / layer.weight_scale).astype(np.float32).reshape(outputs)
+        before = graph.node("Mul", before, graph.constant(ratio))
+        codes = graph.node("Transpose", graph.few_bits(change), perm=[1, 0])
+        shape = graph.constant(np.array(layer.weight.shape, np.int64))
+        step = (change.scale / layer.weight_scale).astype(np.float32).reshape(outputs)
+        added = graph.node("Mul", graph.node("Reshape", codes, shape), graph.constant(step))
+        summed = graph.node("Round", graph.node("Add", before, added))
+        ends = [graph.constant(np.array(end, np.float32)) for end in (-127, 127)]
+        return graph.node("Cast", graph.node("Clip", summed, *ends), to=TensorProto.INT8)
+
+    return store
 
 
 def _columns(tower: QuantisedTower) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:

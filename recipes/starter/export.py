@@ -17,6 +17,7 @@ from annotary.models._efficientnet_lite import EfficientNetLite
 from recipes.starter import features
 from recipes.starter.bytes import ByteMatrix
 from recipes.starter.calibrate import EvidenceLine, Lines, sigmoid
+from recipes.starter.few_bits import FewBits
 from recipes.starter.graph import GraphBuilder
 from recipes.starter.heads import EVIDENCE_FLOOR, Ensemble
 from recipes.starter.memory import EMBEDDING, FLOOR, GAIN, SHARPNESS, SINK, Memory
@@ -28,12 +29,12 @@ DRAWING_TAG = "drawing"
 
 _CARD = """\
 name = "starter"
-version = "1.2"
+version = "1.3"
 family = "starter"
 licence = "Apache-2.0"
 description = "{tags:,} tags for photos and drawings, and search by text in 16 languages; ships with the package."
 source = "recipes/starter"
-revision = "1.2"
+revision = "1.3"
 paper = "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks (Tan and Le, 2019)"
 activation = "none"
 
@@ -158,9 +159,7 @@ def _add_heads(
         if member.first is not None and member.first_bias is not None:
             product = _add_product(graph, standard, member.first)
             hidden = graph.node("Relu", graph.node("Add", product, _row(graph, member.first_bias)))
-        scaled = ByteMatrix(
-            member.last.values, (member.last.scale * slope / len(heads.members)).astype(np.float32)
-        )
+        scaled = member.last.times(slope / len(heads.members))
         product = _add_product(graph, hidden, scaled)
         total = graph.node("Add", total, product) if total else product
     return total
@@ -188,10 +187,10 @@ def _add_memory(graph: GraphBuilder, memory: Memory, embedding: str, learned: in
 
 
 def _add_product(
-    graph: GraphBuilder, rows: str, matrix: ByteMatrix, name: str | None = None
+    graph: GraphBuilder, rows: str, matrix: ByteMatrix | FewBits, name: str | None = None
 ) -> str:
-    """Rows times a matrix that is stored in bytes; they are widened once, when the model is loaded."""
-    product = graph.node("MatMul", rows, graph.wide(matrix.values))
+    """Rows times a matrix that is stored in bytes or less; it is widened once, when the model is loaded."""
+    product = graph.node("MatMul", rows, graph.matrix(matrix))
     return graph.node("Mul", product, _row(graph, matrix.scale), name=name)
 
 

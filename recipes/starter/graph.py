@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from annotary.models._efficientnet_lite import same_padding
+from recipes.starter.bytes import ByteMatrix
+from recipes.starter.few_bits import FewBits, middle
 from recipes.starter.quantise import QuantisedConv, QuantisedTower, TensorRange
 
 OPSET = 21
@@ -69,6 +71,29 @@ class GraphBuilder:
         """Store numbers in 8 or 16 bits and widen them to floats, once, when the model is loaded."""
         return self.node("Cast", self.constant(values), to=TensorProto.FLOAT)
 
+    def few_bits(self, matrix: FewBits) -> str:
+        """Store a matrix's codes as they are and widen them to floats around 0, once, when the model is loaded.
+
+        Each byte is looked up in a table of what it stands for. What comes out has to be multiplied by the matrix's
+        scale.
+        """
+        rows, columns = matrix.codes.shape
+        together = 8 // matrix.bits
+        short = -columns % together
+        padded = np.pad(matrix.codes, ((0, 0), (0, short))).reshape(rows, -1, together)
+        places = matrix.bits * np.arange(together)
+        packed = (padded.astype(np.int64) << places).sum(-1).astype(np.uint8)
+        meant = (np.arange(256)[:, None] >> places) & (2**matrix.bits - 1)
+        table = self.constant((meant - middle(matrix.bits)).astype(np.float32))
+        index = self.node("Cast", self.constant(packed), to=TensorProto.INT32)
+        shape = self.constant(np.array([rows, columns + short], np.int64))
+        wide = self.node("Reshape", self.node("Gather", table, index, axis=0), shape)
+        return self._columns(wide, columns) if short else wide
+
+    def matrix(self, matrix: ByteMatrix | FewBits) -> str:
+        """A matrix as floats that have to be multiplied by its scale."""
+        return self.wide(matrix.values) if isinstance(matrix, ByteMatrix) else self.few_bits(matrix)
+
     def bits(self, values: npt.NDArray[np.bool_]) -> str:
         """Store a matrix of zeros and ones in bits and widen it to floats, once, when the model is loaded."""
         rows, columns = values.shape
@@ -77,10 +102,13 @@ class GraphBuilder:
         taken = self.node("BitwiseAnd", self.constant(packed[:, :, None]), self.constant(masks))
         shape = self.constant(np.array([rows, packed.shape[1] * 8], np.int64))
         flat = self.node("Reshape", self.node("Cast", taken, to=TensorProto.BOOL), shape)
-        wide = self.node("Cast", flat, to=TensorProto.FLOAT)
-        ends = [np.array([value], np.int64) for value in (0, columns, 1)]
+        return self._columns(self.node("Cast", flat, to=TensorProto.FLOAT), columns)
+
+    def _columns(self, values: str, count: int) -> str:
+        """The first columns of a matrix."""
+        ends = [np.array([value], np.int64) for value in (0, count, 1)]
         return self.node(
-            "Slice", wide, *(self.constant(end) for end in ends), self.constant(ends[2])
+            "Slice", values, *(self.constant(end) for end in ends), self.constant(ends[2])
         )
 
     def model(
@@ -142,9 +170,21 @@ def add_tower(graph: GraphBuilder, tower: QuantisedTower, image: str, size: int)
 
 
 def add_stages(
-    graph: GraphBuilder, tower: QuantisedTower, start: FeatureMap, first: int
+    graph: GraphBuilder,
+    tower: QuantisedTower,
+    start: FeatureMap,
+    first: int,
+    store: Callable[[QuantisedConv], str] | None = None,
 ) -> list[str]:
     """Add the stages of a tower from the one that is numbered `first` on, and the head.
+
+    Args:
+        graph: Where to add them.
+        tower: The integers.
+        start: What the first of them reads.
+        first: Its number.
+        store: Gives the name of the tensor of a layer's integers; constants of the graph when not given. It is called
+            for the layers in their order.
 
     Returns:
         Names of their float outputs ``[n, channels, h, w]``.
@@ -155,14 +195,14 @@ def add_stages(
         block = tower.blocks[number]
         before = current
         for layer in block.layers:
-            current, scale, size = _add_conv(graph, layer, current, scale, size)
+            current, scale, size = _add_conv(graph, layer, current, scale, size, store)
         if block.total is not None:
             summed = graph.node("Add", current, before)
             current = _dequantise(graph, _quantise(graph, summed, block.total), block.total)
             scale = block.total.scale
         if number in tower.stage_ends:
             outputs.append(current)
-    current, _, _ = _add_conv(graph, tower.head, current, scale, size)
+    current, _, _ = _add_conv(graph, tower.head, current, scale, size, store)
     return [*outputs, current]
 
 
@@ -172,7 +212,12 @@ def first_block(tower: QuantisedTower, stage: int) -> int:
 
 
 def _add_conv(
-    graph: GraphBuilder, layer: QuantisedConv, current: str, input_scale: float, size: int
+    graph: GraphBuilder,
+    layer: QuantisedConv,
+    current: str,
+    input_scale: float,
+    size: int,
+    store: Callable[[QuantisedConv], str] | None = None,
 ) -> tuple[str, float, int]:
     """Add one convolution; returns its dequantised output, the output's scale and its side."""
     kernel = int(layer.weight.shape[2])
@@ -180,9 +225,8 @@ def _add_conv(
     channels = len(layer.weight)
     weight_scale = graph.constant(layer.weight_scale)
     zeros = graph.constant(np.zeros(channels, np.int8))
-    weight = graph.node(
-        "DequantizeLinear", graph.constant(layer.weight), weight_scale, zeros, axis=0
-    )
+    integers = graph.constant(layer.weight) if store is None else store(layer)
+    weight = graph.node("DequantizeLinear", integers, weight_scale, zeros, axis=0)
     bias_scale = (np.float32(input_scale) * layer.weight_scale).astype(np.float32)
     bias_integers = np.rint(layer.bias.astype(np.float64) / bias_scale).astype(np.int32)
     bias = graph.node(

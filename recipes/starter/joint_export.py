@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -51,6 +52,39 @@ def add_image_embeds(
     both = graph.node("Concat", direct, graph.node("Mul", known, share), axis=1)
     text_tower.add_unit(graph, both, name=OUTPUT)
     return _appended(tagger, graph, sum(model.texts.widths))
+
+
+def move_image_embeds(source: onnx.ModelProto, tagger: onnx.ModelProto) -> onnx.ModelProto:
+    """A tagger with the output that `add_image_embeds` gave to an earlier one on the same network.
+
+    Args:
+        source: The earlier model.
+        tagger: One whose features and classes are the same, and whose scores are nearly so.
+    """
+    moved = onnx.ModelProto()
+    moved.CopyFrom(tagger)
+    own = moved.graph
+    parts = ((own.node, source.graph.node), (own.initializer, source.graph.initializer))
+    for part, entries in (*parts, (own.output, source.graph.output)):
+        part.extend(entry for entry in entries if _is_joint(entry))
+    onnx.checker.check_model(moved, full_check=True)
+    return moved
+
+
+def remove_image_embeds(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The tagger alone, as it was before `add_image_embeds`."""
+    before = onnx.ModelProto()
+    before.CopyFrom(model)
+    for part in (before.graph.node, before.graph.initializer, before.graph.output):
+        kept = [entry for entry in part if not _is_joint(entry)]
+        del part[:]
+        part.extend(kept)
+    return before
+
+
+def _is_joint(entry: Any) -> bool:
+    names = entry.output if isinstance(entry, onnx.NodeProto) else [entry.name]
+    return any(name.startswith(PREFIX) or name == OUTPUT for name in names)
 
 
 def _product(graph: GraphBuilder, rows: str, matrix: torch.Tensor) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import cast
@@ -13,17 +13,21 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import torch
+from torch import Tensor, nn
 
 from annotary.models._efficientnet_backbone import EfficientNetBackbone
+from annotary.models._efficientnet_lite import ConvNorm, EfficientNetLite
 from annotary.models._vision_tagger_network import (
     VisionTaggerForUse,
     empty_backbone,
     load_weights,
 )
 from annotary.models.joytag import TAGS_FILE
+from annotary.training._integer_tower import read_tower
+from annotary.training.recipe import read_recipe
 from recipes.starter import dataset, export, features, joint_export
-from recipes.starter.branch import LOGITS, Branch, Mix, add_branch, mix_scores
-from recipes.starter.bytes import ByteMatrix
+from recipes.starter.branch import FIRST_STAGE, LOGITS, Branch, Mix, add_branch, mix_scores
+from recipes.starter.few_bits import FewBits
 from recipes.starter.quantise import quantise
 from recipes.starter.scoring import SHARE
 from recipes.starter.tables import Example, Vocabulary
@@ -32,6 +36,12 @@ RECIPE = Path(__file__).with_name("starter.toml")
 
 CALIBRATION_IMAGES = 96
 """Training images, of all sources, that the ranges of its integers are chosen on."""
+
+CHANGE_BITS = 2
+"""Of the numbers that fine-tuning changed the weights by."""
+
+HEAD_BITS = 4
+"""Of the fine-tuned network's head."""
 
 _PROBE = {
     "views": 2,
@@ -61,6 +71,11 @@ def train(
     Returns:
         The folder of the last checkpoint.
     """
+    run = work / "run"
+    samples = sum(stage.samples for stage in read_recipe(str(RECIPE)).stages)
+    last = run / "checkpoints" / f"samples_{samples}"
+    if last.exists():
+        return last
     inputs = work / "inputs"
     dataset.write_inputs(examples, vocabulary, inputs)
     tables = [inputs / f"{source}.jsonl" for source in dataset.INPUTS]
@@ -71,13 +86,12 @@ def train(
         "--output", work / "dataset",
     )  # fmt: skip
     settings = [part for name, value in _PROBE.items() for part in (f"--{name}", value)]
-    probe, run = work / "probe", work / "run"
+    probe = work / "probe"
     data = ("--data", work / "dataset")
     _annotary("probe", "--model", f"dir:{starter}", *data, "--output", probe, *settings)
     start = f"network.start=dir:{probe / 'tagger'}"
     _annotary("tagger", RECIPE, *data, "--output", run, "--set", start)
-    checkpoints = (run / "checkpoints").glob("samples_*")
-    return max(checkpoints, key=lambda folder: int(folder.name.rpartition("_")[2]))
+    return last
 
 
 def _annotary(*arguments: object) -> None:
@@ -86,21 +100,63 @@ def _annotary(*arguments: object) -> None:
 
 
 def read_branch(
-    checkpoint: Path, vocabulary: Vocabulary, examples: Sequence[Example]
+    checkpoint: Path, frozen: Path, vocabulary: Vocabulary, examples: Sequence[Example]
 ) -> tuple[Branch, npt.NDArray[np.int64]]:
-    """A checkpoint's network in integers, and which of the learned tags its outputs are."""
+    """A checkpoint's network in integers, and which of the learned tags its outputs are.
+
+    Args:
+        checkpoint: Its folder.
+        frozen: The ONNX file of the network that it began as.
+        vocabulary: The tags.
+        examples: All images.
+    """
     tags = (checkpoint / TAGS_FILE).read_text(encoding="utf-8").splitlines()
     learned = np.array(vocabulary.names)[vocabulary.is_learned()].tolist()
     network = VisionTaggerForUse(empty_backbone(checkpoint), len(tags), "stages")
     load_weights(network, checkpoint)
     backbone, head = cast(EfficientNetBackbone, network.eval().backbone), network.head
+    changes = round_changes(backbone, read_tower(frozen).weights)
     known = [example for example in examples if not example.is_held_aside]
     chosen = known[:: len(known) // CALIBRATION_IMAGES][:CALIBRATION_IMAGES]
     tower = quantise(backbone, torch.from_numpy(np.stack([_pixels(one) for one in chosen])))
-    matrix = ByteMatrix.of(np.asarray(head.weight.detach().numpy().T, np.float32))
+    matrix = FewBits.of(head.weight.detach().numpy().T, HEAD_BITS)
     mean, scale = backbone.feature_mean.numpy(), backbone.feature_scale.numpy()
     places = np.array([learned.index(tag) for tag in tags], np.int64)
-    return Branch(tower, mean, scale, matrix, head.bias.detach().numpy()), places
+    return Branch(tower, mean, scale, changes, matrix, head.bias.detach().numpy()), places
+
+
+@torch.no_grad()
+def round_changes(
+    network: EfficientNetLite, frozen: Mapping[str, Tensor]
+) -> tuple[FewBits | None, ...]:
+    """Round what fine-tuning changed in the weights of the fine-tuned stages, in place, and return it.
+
+    Weights of single channels (depthwise convolutions) are few and stay as they are; for them it returns None.
+
+    Args:
+        network: The fine-tuned one, folded.
+        frozen: The weights that it began with, by the same names.
+    """
+    first = network.stage_ends[FIRST_STAGE - 1] + 1
+    upper: list[tuple[str, nn.Module]] = [
+        (f"blocks.{number}", block)
+        for number, block in enumerate(network.blocks)
+        if number >= first
+    ]
+    changes: list[FewBits | None] = []
+    for prefix, part in [*upper, ("head", network.head)]:
+        for name, layer in part.named_modules(prefix=prefix):
+            if not isinstance(layer, ConvNorm):
+                continue
+            weight = layer.conv.weight
+            if layer.conv.groups > 1:
+                changes.append(None)
+                continue
+            before = frozen[f"{name}.conv.weight"]
+            change = FewBits.of((weight - before).flatten(1).numpy().T, CHANGE_BITS)
+            changes.append(change)
+            weight.copy_(before + torch.from_numpy(change.values().T).reshape(weight.shape))
+    return tuple(changes)
 
 
 def branch_logits(model: onnx.ModelProto, examples: Sequence[Example]) -> Floats:

@@ -32,7 +32,7 @@ def test_a_model_is_exported_and_used(tmp_path, photos):
     result = run("export", "starter", "--precision", "fp32", "--calibrate", "photos")
     assert result.returncode == 0, result.stderr
     lines = result.stdout.splitlines()
-    assert lines[0].startswith("starter-fp32@1.2: ")
+    assert lines[0].startswith("starter-fp32@1.3: ")
     assert lines[1] == "compared on 3 photos"
     assert lines[-1] == "use it with --model dir:starter-fp32"
     parity = json.loads(Path("starter-fp32/parity.json").read_text())
@@ -40,7 +40,7 @@ def test_a_model_is_exported_and_used(tmp_path, photos):
     tagged = run("tag", "photos", "--model", "dir:starter-fp32", "--json", "--quiet")
     assert tagged.returncode == 0, tagged.stderr
     assert len(tagged.stdout.splitlines()) == 9
-    assert json.loads(tagged.stdout.splitlines()[0])["sources"]["tags"] == "starter-fp32@1.2"
+    assert json.loads(tagged.stdout.splitlines()[0])["sources"]["tags"] == "starter-fp32@1.3"
 
 
 def test_int8_says_what_it_does(tmp_path, colours):
@@ -94,7 +94,7 @@ def test_halves_are_not_made_fp32(tmp_path):
     [
         (["starter"], "annotary: int8 needs --calibrate PHOTOS"),
         (["nothing", "--precision", "fp32"], "annotary: unknown model 'nothing'"),
-        (["starter", "--calibrate", "."], "annotary: starter@1.2 computes in int8 already"),
+        (["starter", "--calibrate", "."], "annotary: starter@1.3 computes in int8 already"),
         (["starter", "--samples", "3"], "annotary: --samples must be at least 8, but got 3"),
         (["starter", "--threshold", "7"], "annotary: --threshold must be in 0..1, but got 7"),
         (["starter", "--precision", "bf16"], "'bf16' is not one of 'int8', 'fp32'"),

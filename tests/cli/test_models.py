@@ -50,7 +50,7 @@ def test_the_list_says_what_is_here_and_how_to_get_the_others(tmp_path, monkeypa
     shown = call().output
     shipped = sum(file.stat().st_size for file in weights.shipped()["starter"].iterdir())
     size = f"{(shipped - (weights.shipped()['starter'] / 'card.toml').stat().st_size) / 1e6:.1f} MB"
-    assert f"\nstarter 1.2  Apache-2.0  {size}, in the package\n" in shown
+    assert f"\nstarter 1.3  Apache-2.0  {size}, in the package\n" in shown
     assert "joytag  Apache-2.0  366.2 MB, not here: annotary pull joytag\n" in shown
     assert "\n  family wd, from hf:SmilingWolf/wd-vit-tagger-v3\n" in shown
     rows = {row["name"]: row for row in json.loads(call("--json").output)}

@@ -371,7 +371,7 @@ def test_names_that_are_none_are_found_before_anything_is_fetched(server):
 
 
 def test_a_shipped_model_is_only_checked(server):
-    assert call("starter").output.startswith("starter: here already, recipes/starter at 1.2")
+    assert call("starter").output.startswith("starter: here already, recipes/starter at 1.3")
     assert not server.requests
 
 

@@ -131,7 +131,7 @@ def test_the_starter_becomes_fp32(calibration, tmp_path):
     assert done.parity.compared_on == 8
     assert done.parity.mean_difference < 0.002
     assert done.size > done.size_before
-    assert done.card.source == "starter@1.2"
+    assert done.card.source == "starter@1.3"
     # What knows texts goes on knowing them, and says the same of them.
     exported, shipped = load_model(f"dir:{done.directory}"), load_model("starter")
     texts = ["a cat", "ein Hafen"]

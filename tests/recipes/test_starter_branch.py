@@ -13,21 +13,35 @@ pytest.importorskip("onnx")
 import onnx
 import onnxruntime
 import torch
+from onnx import TensorProto
 from torch import nn
 
-from annotary.models._efficientnet_lite import EfficientNetLite, EfficientNetLiteConfig
+from annotary.models._efficientnet_backbone import EfficientNetBackbone
+from annotary.models._efficientnet_lite import (
+    ConvNorm,
+    EfficientNetLite,
+    EfficientNetLiteConfig,
+)
 from annotary.training._integer_tower import read_tower
 from recipes.starter import export, features
-from recipes.starter.branch import LOGITS, Branch, Mix, add_branch, mix_scores, remove_branch
-from recipes.starter.bytes import ByteMatrix
+from recipes.starter.branch import (
+    FIRST_STAGE,
+    LOGITS,
+    Branch,
+    Mix,
+    add_branch,
+    mix_scores,
+    remove_branch,
+)
 from recipes.starter.calibrate import EvidenceLine, Lines
+from recipes.starter.few_bits import FewBits
 from recipes.starter.graph import GraphBuilder
 from recipes.starter.heads import Labels
 from recipes.starter.quantise import QuantisedTower, quantise
 from recipes.starter.scoring import SHARE, Calibration
 from recipes.starter.tables import Vocabulary
 from recipes.starter.tower import IMAGE_TYPE, add_features
-from recipes.starter.tuning import make_mix
+from recipes.starter.tuning import make_mix, round_changes
 
 CONFIG = EfficientNetLiteConfig(width=0.3, depth=0.4, classes=5)
 RANDOM = np.random.default_rng(4)
@@ -35,20 +49,41 @@ IMAGES = RANDOM.integers(0, 256, (3, features.SIZE, features.SIZE, 3), np.uint8)
 LEARNED, OTHERS = 4, 2
 PLACES = np.array([2, 0], np.int64)
 
+Changes = tuple[FewBits | None, ...]
 
-def made_tower(seed: int) -> QuantisedTower:
+
+def made_network(seed: int) -> EfficientNetLite:
     torch.manual_seed(seed)
     network = EfficientNetLite(CONFIG).eval().fold()
     with torch.no_grad():
         for module in network.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight)  # so that something comes out at the end
-    return quantise(network, torch.from_numpy(IMAGES))
+    return network
+
+
+def tuned_network(tower: QuantisedTower, change: float) -> tuple[EfficientNetLite, Changes]:
+    """The frozen network, with weights of its upper stages changed by a share of their spread."""
+    network = made_network(0)
+    layers = [one for one in network.modules() if isinstance(one, ConvNorm)]
+    stored = [tower.stem, *(layer for block in tower.blocks for layer in block.layers), tower.head]
+    with torch.no_grad():
+        for layer, integers in zip(layers, stored, strict=True):
+            scale = integers.weight_scale[:, None, None, None]
+            layer.conv.weight.copy_(torch.from_numpy(integers.weight * scale))
+    frozen = {name: value.clone() for name, value in network.named_parameters()}
+    torch.manual_seed(7)
+    with torch.no_grad():
+        for number in range(network.stage_ends[FIRST_STAGE - 1] + 1, len(network.blocks)):
+            for value in network.blocks[number].parameters():
+                if value.ndim > 1:
+                    value.add_(torch.randn_like(value) * value.std() * change)
+    return network, round_changes(network, frozen)
 
 
 @pytest.fixture(scope="module")
 def tower() -> QuantisedTower:
-    return made_tower(0)
+    return quantise(made_network(0), torch.from_numpy(IMAGES))
 
 
 @pytest.fixture(scope="module")
@@ -80,9 +115,12 @@ def standardising(width: int) -> tuple[np.ndarray, np.ndarray]:
     )
 
 
-def made_branch(tower: QuantisedTower, width: int, tags: int) -> Branch:
-    head = ByteMatrix.of(RANDOM.normal(0, 0.1, (width, tags)).astype(np.float32))
-    return Branch(tower, *standardising(width), head, RANDOM.normal(size=tags).astype(np.float32))
+def made_branch(tower: QuantisedTower, width: int, tags: int, change: float = 0.3) -> Branch:
+    head = FewBits.of(RANDOM.normal(0, 0.1, (width, tags)), 4)
+    network, changes = tuned_network(tower, change)
+    tuned = quantise(network, torch.from_numpy(IMAGES))
+    bias = RANDOM.normal(size=tags).astype(np.float32)
+    return Branch(tuned, *standardising(width), changes, head, bias)
 
 
 def run(model: onnx.ModelProto, *outputs: str) -> list[np.ndarray]:
@@ -97,33 +135,59 @@ def width_of(tagger: onnx.ModelProto) -> int:
     return width
 
 
-def test_the_same_network_again_reads_the_same_features(tagger, tower):
-    branch = made_branch(tower, width_of(tagger), 2)
+def test_without_a_change_it_reads_the_same_features(tagger, tower):
+    branch = made_branch(tower, width_of(tagger), 2, change=0.0)
     logits, seen = run(add_branch(tagger, branch), LOGITS, "features")
-    np.testing.assert_allclose(logits, branch.head.multiply(seen) + branch.bias, atol=2e-4)
-    assert np.ptp(logits, axis=0).min() > 1e-3
+    # Its integers are chosen anew on the same images, and are nearly those of the frozen network.
+    expected = branch.head.multiply(seen) + branch.bias
+    assert np.abs(logits - expected).max() < 0.15 * np.abs(expected - branch.bias).max()
 
 
-def test_another_network_shares_the_first_stages_alone(tagger, tower):
-    other = made_tower(1)
-    width = width_of(tagger)
-    branch = made_branch(other, width, 2)
+def test_changes_give_the_integers_of_the_tuned_network(tagger, tower):
+    branch = made_branch(tower, width_of(tagger), 2)
+    changed = add_branch(tagger, branch)
+    first = branch.tower.stage_ends[FIRST_STAGE - 1] + 1
+    layers = [layer for block in branch.tower.blocks[first:] for layer in block.layers]
+    layers.append(branch.tower.head)
+    nodes = [node for node in changed.graph.node if node.op_type == "Conv"][-len(layers) :]
+    makers = {name: node for node in changed.graph.node for name in node.output}
+    names = [makers[node.input[1]].input[0] for node in nodes]
+    made = [name for name, change in zip(names, branch.changes, strict=True) if change is not None]
+    for name in made:
+        changed.graph.output.append(
+            onnx.helper.make_tensor_value_info(name, TensorProto.INT8, None)
+        )
+    found = iter(run(changed, *made))
+    for layer, change in zip(layers, branch.changes, strict=True):
+        assert (change is None) == (layer.groups > 1)
+        if change is not None:
+            integers = next(found)
+            apart = np.abs(integers.astype(int) - layer.weight)
+            assert apart.max() <= 1  # halves may be rounded otherwise in 32 bits
+            assert (apart > 0).mean() < 1e-3
+            assert np.ptp(integers.astype(int)) > 20
     logits, seen = run(add_branch(tagger, branch), LOGITS, "features")
     assert np.abs(logits - branch.head.multiply(seen) - branch.bias).max() > 0.1
-    # The stages below come from the file, whatever the branch's tower says of them.
-    stem, blocks = tower.stem, (*tower.blocks[:1], *other.blocks[1:])
-    below = Branch(
-        QuantisedTower(other.image, stem, blocks, other.stage_ends, other.head),
-        branch.mean,
-        branch.scale,
-        branch.head,
-        branch.bias,
-    )
-    np.testing.assert_array_equal(run(add_branch(tagger, below), LOGITS)[0], logits)
+
+
+def test_it_follows_the_tuned_network(tagger, tower):
+    network, _ = tuned_network(tower, 0.3)
+    width = width_of(tagger)
+    branch = made_branch(tower, width, 2)
+    (logits,) = run(add_branch(tagger, branch), LOGITS)
+    backbone = EfficientNetBackbone(CONFIG)
+    backbone.load_state_dict(network.state_dict(), strict=False)
+    mean, scale = standardising(width)
+    backbone.standardise(torch.from_numpy(mean), torch.from_numpy(scale))
+    with torch.inference_mode():
+        seen = backbone((torch.from_numpy(IMAGES).permute(0, 3, 1, 2).float() - 127) / 128)
+    expected = branch.head.multiply(seen.numpy())
+    apart = np.abs(logits - branch.bias - expected)
+    assert apart.mean() < 0.1 * np.abs(expected).mean()
 
 
 def test_scores_are_mixed_and_the_branch_can_go(tagger, tower):
-    branch = made_branch(made_tower(1), width_of(tagger), len(PLACES))
+    branch = made_branch(tower, width_of(tagger), len(PLACES))
     keep, gain, offset = (
         RANDOM.uniform(0.3, 1, size).astype(np.float32) for size in (LEARNED, len(PLACES), LEARNED)
     )
@@ -145,7 +209,7 @@ def test_scores_are_mixed_and_the_branch_can_go(tagger, tower):
 
 
 def test_training_reads_the_frozen_network(tagger, tower, tmp_path: Path):
-    branch = made_branch(made_tower(1), width_of(tagger), len(PLACES))
+    branch = made_branch(tower, width_of(tagger), len(PLACES))
     path = tmp_path / "model.onnx"
     onnx.save(add_branch(tagger, branch), path)
     found = read_tower(path, [CONFIG])

@@ -39,7 +39,7 @@ def pictures() -> np.ndarray:
 def test_the_files_are_those_of_the_card() -> None:
     card = read_card(WEIGHTS)
     check_files(card, WEIGHTS)
-    assert card.id == "starter@1.2"
+    assert card.id == "starter@1.3"
     assert card.preprocess.size == (260, 260)
     assert set(card.files) == {"model.onnx", "tags.csv", "text.onnx", "tokenizer.json.gz"}
     assert (WEIGHTS / "model.onnx").stat().st_size <= 18_000_000
