@@ -19,16 +19,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-import annotary
+from recipes.corel5k.five_tags import ASIDE, log_odds, read_photos
 from recipes.starter.report import corel_protocol
 
 RECIPE = Path(__file__).with_name("corel5k.toml")
 PICTURES = Path("docs/training")
 
-ASIDE, TUNING = 8, 7
-"""Photos whose number leaves this by nine: those kept aside, and those that the sweep is measured on."""
+TUNING = 7
+"""Photos whose number leaves this by nine are those that the sweep is measured on; `ASIDE` are kept aside."""
 
 SWEEP_SAMPLES = 100_000
 SWEEP: Mapping[str, tuple[str, ...]] = {
@@ -106,21 +104,8 @@ def draw(runs: Sequence[Path], picture: Path) -> None:
 
 def protocol(model: Path, photos: Path) -> dict[str, Any]:
     """Five tags for each photo that is kept aside, as papers on Corel5k measure: means over the words that occur."""
-    lines = (photos / "index.jsonl").read_text("utf-8").splitlines()
-    rows = [json.loads(line) for number, line in enumerate(lines) if number % 9 == ASIDE]
-    tagger = annotary.load(f"dir:{model}")
-    words = {word: place for place, word in enumerate(tagger.vocabulary.names)}
-    scores = np.zeros((len(rows), len(words)))
-    truth = np.zeros((len(rows), len(words)), bool)
-    for place, record in enumerate(
-        tagger.tag([photos / row["file"] for row in rows], threshold=0.0)
-    ):
-        if isinstance(record, annotary.Failure):
-            raise SystemExit(f"{record.image}: {record.message}")
-        for tag in record.tags:
-            scores[place, words[tag.name]] = tag.score
-        truth[place, [words[word] for word in rows[place]["tags"] if word in words]] = True
-    return corel_protocol(scores, truth)
+    found = read_photos(photos)
+    return corel_protocol(log_odds(f"dir:{model}", found), found.truth)
 
 
 def run(*words: object) -> str:

@@ -13,7 +13,7 @@ pytest.importorskip("torch")
 
 from annotary.training.dataset.index import TagDataset
 from annotary.training.recipe import read_recipe
-from recipes.corel5k import two_tags
+from recipes.corel5k import five_tags, two_tags
 from recipes.corel5k.__main__ import (
     ASIDE,
     SWEEP,
@@ -79,6 +79,24 @@ def test_a_run_is_measured_as_papers_do(photos: Path, tmp_path: Path) -> None:
     assert measured["recall"] == 1.0
     assert measured["words"] == measured["words_recalled"] == 5
     assert measured["precision"] == pytest.approx((0.5 + 0.5 + 3.0) / 5)
+
+
+def test_scores_are_shifted_and_mixed_as_log_odds() -> None:
+    learned = np.zeros((1000, 3), bool)
+    learned[:20, 0] = learned[:200, 1] = True
+    moved = five_tags.shift(learned)
+    assert moved[0] == pytest.approx(0, abs=0.02)  # 2% is the centre
+    odds = np.log(0.2 / 0.8) - np.log(0.02 / 0.98)
+    assert moved[1] == pytest.approx(-0.4 * odds, abs=0.02)
+    assert moved[2] == -100  # nobody has it
+    first, second = np.zeros((2, 3)), np.ones((2, 3))
+    found = five_tags.mixtures({"a": first, "b": second}, moved, [0.25])
+    assert list(found) == ["a", "a, shift", "b", "b, shift", "a and 0.25 of b, shift"]
+    np.testing.assert_allclose(found["a and 0.25 of b, shift"], 0.25 * (1 + moved) + first)
+    truth = np.eye(2, 6, dtype=bool)
+    line = five_tags.told("a", np.where(truth, 3.0, -np.arange(6.0)), truth)
+    # Each photo gets its own word and four others, among them that of the other photo.
+    assert line == "a: F1 0.667 (precision 0.500, recall 1.000), 2 words of 2, mAP 1.000"
 
 
 def test_two_new_tags_come_from_photos_that_are_kept_aside(
