@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from annotary.cli._options import SectionedCommand, made, options_of
+from annotary.errors import UsageError
 from annotary.sources import SourceOptions
 from annotary.training.dataset.building import BuildOptions, Recipe
 from annotary.training.dataset.choosing import SplitOptions
@@ -44,15 +46,22 @@ _UNUSED = ("shard", "image_column")  # of sources: all images are needed, and po
 @click.option("--quiet", is_flag=True, help="No progress bar and no counts; errors are told.")
 @options_of(PostOptions, TagListOptions, SplitOptions, CacheOptions, BuildOptions)
 @options_of(SourceOptions, without=_UNUSED)
-def command(inputs: tuple[str, ...], **values: Any) -> None:
+@click.pass_context
+def command(context: click.Context, /, inputs: tuple[str, ...], **values: Any) -> int:
     """Make a dataset of images with tags: rules, copies left out, a validation set, reduced pictures, and a report.
 
-    INPUT is a folder of images with .txt or .json files beside them, a table (.csv, .jsonl, .parquet), posts of
-    Danbooru (.jsonl), a database of DeepDanbooru (.sqlite), a WebDataset (.tar), kohya's meta.json, or a COCO file.
+    INPUT is a folder of images with .txt, .json, .caption or .xmp files beside them or a metadata.jsonl above them, a
+    table (.csv, .jsonl, .parquet), posts of Danbooru (.jsonl), a database of DeepDanbooru (.sqlite), a WebDataset
+    (.tar), kohya's meta.json, or a COCO file.
     """
     from annotary.cli._output import tell
     from annotary.training.dataset.building import build
 
+    is_sized = context.get_parameter_source("validation") is ParameterSource.COMMANDLINE
+    if is_sized and values["validation_ids"] is not None:
+        raise UsageError(
+            "--validation has no effect beside --validation-ids, which names the images; leave one of them out"
+        )
     recipe = Recipe(
         inputs,
         made(PostOptions, values),
@@ -71,6 +80,10 @@ def command(inputs: tuple[str, ...], **values: Any) -> None:
     if not values["quiet"]:
         for line in _lines(built, time.monotonic() - started):
             tell(line)
+    else:
+        for line in built.lost:
+            tell(line)
+    return 1 if built.lost else 0
 
 
 def _lines(built: Built, seconds: float) -> Iterator[str]:

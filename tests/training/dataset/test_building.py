@@ -227,7 +227,7 @@ def test_images_near_to_the_validation_set_are_not_trained_on(photos, tmp_path):
     assert list(dataset.validation.ids) == ["05.png", "06.png"]
     assert "near.jpg" not in list(dataset.train.ids)
     assert built.reasons["near a validation image"] == 1
-    assert "1 validation ids are not in the dataset, such as gone.png" in built.notes
+    assert "1 validation id is not in the dataset: gone.png" in built.notes
     report = json.loads((tmp_path / "made" / "report.json").read_text())
     near = next(one for one in report["dropped_images"] if one["id"] == "near.jpg")
     assert near["of"] == "05.png"

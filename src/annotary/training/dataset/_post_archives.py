@@ -24,9 +24,12 @@ _LONGEST_TEXT = 1 << 24  # bytes of a member that is no image
 def tar_posts(place: str, options: PostOptions, source: SourceOptions) -> Iterator[Post]:
     """The samples of WebDataset tars: an image, and its tags in a `.json` or a `.txt`."""
     for tar in _tars(place):
+        count = 0
         try:
             with _open(tar, source) as file, open_tar(file) as archive:
-                yield from _samples(archive, tar, options, source)
+                for post in _samples(archive, tar, options, source):
+                    count += isinstance(post.item, Item)
+                    yield post
             continue
         except UnreachableImage as error:
             why = str(error)
@@ -34,11 +37,10 @@ def tar_posts(place: str, options: PostOptions, source: SourceOptions) -> Iterat
             why = reason(error)
         except ERRORS as error:
             why = str(error)
-        yield Post(
-            tar,
-            Failure.of(tar, UnreachableImage(f"not all of this archive can be read: {why}")),
-            (),
-        )
+        many = "1 image" if count == 1 else f"{count:,} images"
+        lost = f"is cut off after {many}" if count else "cannot be read"
+        failure = UnreachableImage(f"not all of this archive can be read: {why}")
+        yield Post(tar, Failure.of(tar, failure), (), lost=f"{tar} {lost}: {why}")
 
 
 class _Sample:

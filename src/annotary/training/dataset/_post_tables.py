@@ -32,9 +32,13 @@ RATINGS = {"g": "general", "s": "sensitive", "q": "questionable", "e": "explicit
 """What ratings stand for on Danbooru since 2022; before, `s` was safe, and there was no `g`."""
 
 _NEEDED = (
-    *("id", "md5", "file_ext", "file_url", "rating", "tag_string"),
+    *("id", "image_id", "md5", "file_ext", "file_url", "rating", "tag_string"),
     *(f"tag_string_{name}" for name in _DANBOORU),
+    *(f"{name}_tags" for name in _DANBOORU),
 )
+
+_USUAL_ENDINGS = ("jpg", "png", "webp", "jpeg", "gif")
+"""Of images of which only the number is known, the likeliest first."""
 
 
 def table_posts(place: str, options: PostOptions, source: SourceOptions) -> Iterator[Post]:  # noqa: ARG001
@@ -90,6 +94,18 @@ def json_posts(place: str, options: PostOptions, source: SourceOptions) -> Itera
         )
 
 
+def json_object(text: str) -> dict[str, Any]:
+    """The JSON object of a text.
+
+    Raises:
+        ValueError: It is none.
+    """
+    found = json.loads(text)
+    if not isinstance(found, dict):
+        raise ValueError("it is no JSON object")
+    return found
+
+
 def tags_of_row(row: Mapping[str, Any], options: PostOptions) -> Tags:
     """The tags that a JSON object or a row of a table has.
 
@@ -113,6 +129,8 @@ def tags_of_row(row: Mapping[str, Any], options: PostOptions) -> Tags:
         cell = row.get(options.tag_column)
     else:
         cell = next((row[one] for one in _TAG_COLUMNS if row.get(one) not in (None, "", [])), None)
+    if cell is None and options.tag_column is None and _has_parts(row):
+        return (*_parts(row), *_rating(row))
     cells = split_tags(cell, options.tag_separator) if isinstance(cell, str) else cell
     if isinstance(cells, int | float) and not isinstance(cells, bool):
         cells = [str(cells)]
@@ -120,7 +138,7 @@ def tags_of_row(row: Mapping[str, Any], options: PostOptions) -> Tags:
         return ()
     if not isinstance(cells, Iterable):
         raise ValueError(f"tags must be texts, but got {cells!r}")
-    found = tuple(_tag(one) for one in cells)
+    found = tuple(tag for one in cells if (tag := _tag(one)) is not None)
     is_numbered = isinstance(cell, list) and any(
         isinstance(one, dict) and "id" in one for one in cell
     )
@@ -138,20 +156,20 @@ def danbooru_item(
         folder: Where images are.
         may_fetch: Whether the post's own address counts where there is no file.
     """
-    ending = str(row.get("file_ext") or "jpg").lstrip(".")
-    ending = ending if ending.isalnum() else "jpg"
+    told = str(row.get("file_ext") or "").lstrip(".")
     md5, number = str(row.get("md5") or ""), str(row.get("id", ""))
     tried = []
-    if md5.isalnum():
-        tried += [
-            f"{md5[:2]}/{md5}.{ending}",
-            f"{md5[:2]}/{md5[2:4]}/{md5}.{ending}",
-            f"{md5}.{ending}",
-        ]
-    if number.isdecimal():
-        # Danbooru2021 has a thousand folders, and its reduced version JPEGs alone.
-        bucket = f"{int(number) % 1000:04d}"
-        tried += [f"{bucket}/{number}.{ending}", f"{number}.{ending}", f"{bucket}/{number}.jpg"]
+    for ending in (told,) if told.isalnum() else _USUAL_ENDINGS:
+        if md5.isalnum():
+            tried += [
+                f"{md5[:2]}/{md5}.{ending}",
+                f"{md5[:2]}/{md5[2:4]}/{md5}.{ending}",
+                f"{md5}.{ending}",
+            ]
+        if number.isdecimal():
+            # Danbooru2021 has a thousand folders, and its reduced version JPEGs alone.
+            bucket = f"{int(number) % 1000:04d}"
+            tried += [f"{bucket}/{number}.{ending}", f"{number}.{ending}", f"{bucket}/{number}.jpg"]
     for one in tried:
         path = join(folder, one)
         if kind_of(path) == "file":
@@ -176,6 +194,9 @@ def _post(
     """The post of a row."""
     folder = _folder(beside, options)
     given = options.image_column
+    number = row.get("id") if row.get("id") is not None else row.get("image_id")
+    if str(number).isdecimal() and given in (None, "image_id"):
+        row, given = {**row, "id": number}, None
     column = given or next((one for one in COLUMNS if row.get(one) not in (None, "")), None)
     if (given is None and _is_danbooru(row)) or (
         column is None and (row.get("md5") or row.get("id"))
@@ -197,8 +218,11 @@ def _post(
         elif isinstance(cell, str) and cell.strip():
             item = image_at(place_in(cell, folder), folder)
         else:
-            item = Failure.of(name, UnreachableImage("this row names no image"))
+            item = Failure.of(name, UnreachableImage(_NO_IMAGE))
+        if isinstance(item, Failure) and item.message == _NO_IMAGE:
+            item = Failure.of(name, UnreachableImage(_no_image(row, given, table)))
         identity = cell if isinstance(cell, str) and cell.strip() else item.image
+    item = _told_where(item, folder, options)
     try:
         return Post(identity, item, tags_of_row(row, options))
     except ValueError as error:
@@ -222,6 +246,7 @@ def _coco(found: Mapping[str, Any], path: Path, options: PostOptions) -> Iterato
             item = image_at(name, _folder(path.parent, options))
             if isinstance(item, Failure) and image.get("coco_url") and options.images is None:
                 item = Item(image=image["coco_url"], url=image["coco_url"])
+            item = _told_where(item, _folder(path.parent, options), options)
             yield Post(name, item, tuple(tags.get(image["id"], ())))
     except (KeyError, TypeError) as error:
         raise UsageError(f"{path} is no COCO file: {error} is missing or wrong") from error
@@ -240,19 +265,77 @@ def _with_suffix(image: str, folder: str) -> Item | Failure:
     return item
 
 
+def _told_where(item: Item | Failure, folder: str, options: PostOptions) -> Item | Failure:
+    """An image; where there is none in the usual place, its failure says how to name another place.
+
+    Args:
+        item: It.
+        folder: Where it was looked for.
+        options: Where images are.
+    """
+    if options.images is not None:
+        return item
+    if isinstance(item, Failure):
+        if item.message.startswith(_NO_IMAGE):
+            return item
+        why = item.message
+    elif folder in ("", ".") and item.path is not None and not kind_of(os.fspath(item.path)):
+        why = "nothing has this name in the current folder"
+    else:
+        return item
+    return Failure.of(
+        item.image, UnreachableImage(f"{why}; say where the images are with --images")
+    )
+
+
+def _no_image(row: Mapping[str, Any], given: str | None, table: Table | None) -> str:
+    """Why a row has no image, with the columns that may hold it."""
+    if given is not None:
+        return f"{_NO_IMAGE} in {given!r} (--image-column)"
+    known = table.columns if table is not None else tuple(row)
+    if not known or any(name in known for name in COLUMNS):
+        return _NO_IMAGE
+    listed = ", ".join(map(repr, known[:_MOST_NAMED]))
+    return f"{_NO_IMAGE}; choose a column with --image-column: {listed}"
+
+
+_NO_IMAGE = "this row names no image"
+_MOST_NAMED = 20  # columns in a message
+
+
+def _has_parts(row: Mapping[str, Any]) -> bool:
+    return any(row.get(f"{name}_tags") is not None for name in _DANBOORU)
+
+
+def _parts(row: Mapping[str, Any]) -> Tags:
+    """The tags of the columns `general_tags`, `character_tags` and so on: lists, or texts with commas or spaces."""
+    found = []
+    for category in _DANBOORU:
+        cell = row.get(f"{category}_tags")
+        if isinstance(cell, str):
+            cell = split_tags(cell, "comma" if "," in cell else "space")
+        if cell is not None and not isinstance(cell, Iterable):
+            raise ValueError(f"{category}_tags must be texts, but got {cell!r}")
+        found += [(" ".join(str(one).split()), category) for one in cell or () if one is not None]
+    return tuple(found)
+
+
 def _is_danbooru(row: Mapping[str, Any]) -> bool:
     return "tag_string" in row or "tag_string_general" in row
 
 
 def _rating(row: Mapping[str, Any]) -> Tags:
-    told = RATINGS.get(str(row.get("rating") or ""))
+    rating = str(row.get("rating") or "").lower()
+    told = rating if rating in RATINGS.values() else RATINGS.get(rating)
     return ((f"rating:{told}", "rating"),) if told else ()
 
 
-def _tag(value: Any) -> tuple[str, str]:
-    """A tag that is a text, a number, or an object with a name."""
+def _tag(value: Any) -> tuple[str, str] | None:
+    """A tag that is a text, a number, or an object with a name; None where it is null, which says nothing."""
     if isinstance(value, Mapping):
-        name, category = value.get("name"), str(value.get("category") or "")
+        if "name" not in value:
+            raise ValueError(f"a tag must be text or have a name, but got {value!r}")
+        name, category = value["name"], str(value.get("category") or "")
         if value.get("category") == 0:
             category = "0"
         value, category = name, _NUMBERED.get(category, category)
@@ -260,6 +343,8 @@ def _tag(value: Any) -> tuple[str, str]:
         return without_namespace(" ".join(value.split()))
     else:
         category = ""
+    if value is None:
+        return None
     if not isinstance(value, str | int | float) or isinstance(value, bool):
         raise ValueError(f"a tag must be text, but got {value!r}")
     return " ".join(str(value).split()), category

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,11 +28,23 @@ from annotary.sinks._parquet import import_pyarrow
 from annotary.sources import Reader, SourceOptions
 from annotary.sources._paths import kind_of, reason
 from annotary.tasks.tag_rules import digest_of
-from annotary.training.dataset.choosing import Choice, SplitOptions, choose
+from annotary.training.dataset.choosing import (
+    Choice,
+    Dropped,
+    NothingLeft,
+    SplitOptions,
+    choose,
+)
 from annotary.training.dataset.collecting import OnPost, PostTable, collect
+from annotary.training.dataset.explaining import why_nothing
 from annotary.training.dataset.image_cache import CacheOptions, ImageCache
 from annotary.training.dataset.index import DESCRIPTION, IMAGES, REPORT, SUMMARY
-from annotary.training.dataset.knowledge import Sources, absolute, knowledge_of
+from annotary.training.dataset.knowledge import (
+    InputKnowledge,
+    Sources,
+    absolute,
+    knowledge_of,
+)
 from annotary.training.dataset.pictures import Measuring, Picture, PictureBook, in_order
 from annotary.training.dataset.posts import PostOptions, read_posts
 from annotary.training.dataset.summary_page import summary_page
@@ -42,6 +54,7 @@ from annotary.training.dataset.tag_lists import TagListOptions, TagLists
 STATE = "_state"
 
 _SETTINGS, _PICTURES, _LOCK = "settings.json", "pictures.jsonl", "lock"
+_FINISHED = "finished"  # is there when a dataset of these settings was finished once
 
 _MEASURES = 1  # of what is measured of pictures; a journal of another version is not taken
 
@@ -128,12 +141,14 @@ class Built(NamedTuple):
         counts: What there is, as `dataset.json` says.
         reasons: Why images were left out to how many.
         notes: What is worth a word.
+        lost: Of these, what tells of inputs that break off.
     """
 
     folder: Path
     counts: dict[str, int]
     reasons: dict[str, int]
     notes: list[str]
+    lost: list[str]
 
 
 def build(recipe: Recipe, folder: Path, *, on_post: OnPost | None = None) -> Built:
@@ -182,10 +197,45 @@ def build(recipe: Recipe, folder: Path, *, on_post: OnPost | None = None) -> Bui
         )
         if not len(table):
             raise NothingToDo(f"no image in {', '.join(recipe.inputs)}")
-        chosen = choose(table, book, lists, recipe.split, knowledge)
+        chosen = _chosen(recipe, folder, table, book, lists, knowledge)
         if cache is not None:
             _complete(recipe, cache, measuring, table, book, chosen, workers)
         return _write(recipe, folder, table, book, chosen, lists)
+
+
+def _chosen(
+    recipe: Recipe,
+    folder: Path,
+    table: PostTable,
+    book: PictureBook,
+    lists: TagLists,
+    knowledge: tuple[InputKnowledge, ...] | None,
+) -> Choice:
+    """Choose images and tags; where nothing is left, write why.
+
+    Raises:
+        NothingToDo: Nothing is left.
+        UsageError: The validation set that was asked for cannot be had.
+    """
+    try:
+        return choose(table, book, lists, recipe.split, knowledge)
+    except NothingLeft as error:
+        report = {
+            "error": str(error),
+            "counts": {
+                "posts": len(table),
+                "dropped_images": len(error.dropped_images),
+                "dropped_tags": len(error.dropped_tags),
+            },
+            "dropped_images_by_reason": error.reasons,
+            "notes": table.lost,
+            "dropped_tags": error.dropped_tags,
+            "dropped_images": _told_images(table, error.dropped_images),
+        }
+        write_atomically(folder / REPORT, as_json(report))
+        why = why_nothing(recipe.inputs, recipe.posts, recipe.source, table, error.dropped_images)
+        told = "; ".join(one for one in (str(error), why, *table.lost[:1]) if one)
+        raise NothingToDo(f"{told}; see {folder / REPORT}") from error
 
 
 def _complete(
@@ -251,23 +301,14 @@ def _write(
         "tags_with_few_validation_images": int((of_validation < positives).sum()),
         "tags_without_training_images": int((of_train == 0).sum()),
     }
-    notes = _notes(counts, chosen, positives)
+    notes = [*table.lost, *_notes(counts, chosen, positives)]
     report = {
         "counts": counts,
         "dropped_images_by_reason": chosen.reasons,
         "notes": notes,
         "renamed_tags": chosen.renamed,
         "dropped_tags": chosen.dropped_tags,
-        "dropped_images": [
-            {
-                "id": table.ids[one.place],
-                "image": table.images[one.place],
-                "why": one.why,
-                **({"told": one.told} if one.told else {}),
-                **({"of": table.ids[one.of]} if one.of >= 0 else {}),
-            }
-            for one in chosen.dropped_images
-        ],
+        "dropped_images": _told_images(table, chosen.dropped_images),
     }
     write_atomically(folder / REPORT, as_json(report))
     told = {
@@ -283,7 +324,22 @@ def _write(
         summary_page(folder, train, validation, chosen.tags, chosen.categories, told, report),
     )
     write_folder(folder, train, validation, chosen.tags, chosen.categories, told, chosen.sources)
-    return Built(folder, counts, chosen.reasons, notes)
+    write_atomically(folder / STATE / _FINISHED, "")
+    return Built(folder, counts, chosen.reasons, notes, list(table.lost))
+
+
+def _told_images(table: PostTable, dropped: Sequence[Dropped]) -> list[dict[str, str]]:
+    """The images that were left out, and why, as JSON."""
+    return [
+        {
+            "id": table.ids[one.place],
+            "image": table.images[one.place],
+            "why": one.why,
+            **({"told": one.told} if one.told else {}),
+            **({"of": table.ids[one.of]} if one.of >= 0 else {}),
+        }
+        for one in dropped
+    ]
 
 
 def _notes(counts: dict[str, int], chosen: Choice, positives: int) -> list[str]:
@@ -299,15 +355,35 @@ def _notes(counts: dict[str, int], chosen: Choice, positives: int) -> list[str]:
             f" ({counts['train']:,})"
         )
     if without:
-        notes.append(f"{without:,} tags have no training image")
+        tags_have = "1 tag has" if without == 1 else f"{without:,} tags have"
+        notes.append(f"{tags_have} no training image")
+    if alike := _told_alike(chosen.tags):
+        notes.append(alike)
     if chosen.unknown_ids:
-        first = chosen.unknown_ids[0]
+        many, first = len(chosen.unknown_ids), chosen.unknown_ids[0]
         notes.append(
-            f"{len(chosen.unknown_ids):,} validation ids are not in the dataset, such as {first}"
+            f"1 validation id is not in the dataset: {first}"
+            if many == 1
+            else f"{many:,} validation ids are not in the dataset, such as {first}"
         )
     if chosen.sources is not None:
         notes.append(_told_sources(chosen.sources, len(chosen.tags)))
     return notes
+
+
+def _told_alike(tags: Sequence[str]) -> str:
+    """How many tags are another one in all but case and underscores, which mostly are the same thing."""
+    groups: dict[str, list[str]] = {}
+    for tag in tags:
+        groups.setdefault(" ".join(tag.replace("_", " ").casefold().split()) or tag, []).append(tag)
+    alike = [group for group in groups.values() if len(group) > 1]
+    if not alike:
+        return ""
+    *some, last = map(repr, alike[0][:3])
+    return (
+        f"{sum(map(len, alike)):,} tags differ from another only in case or underscores, such as"
+        f" {', '.join(some)} and {last}; see --underscores and --aliases"
+    )
 
 
 def _told_sources(sources: Sources, tags: int) -> str:
@@ -324,7 +400,8 @@ def _taken(folder: Path, recipe: Recipe) -> Iterator[None]:
     """Have a folder for oneself, with these settings noted in it; it is no finished dataset from here on.
 
     Raises:
-        OutputError: It holds something else, or another process works on it, or its settings are others.
+        OutputError: It holds something else, or another process works on it, or it holds, or held until it was begun
+            anew, a finished dataset of other settings.
     """
     state = folder / STATE
     place = state / _SETTINGS
@@ -338,9 +415,12 @@ def _taken(folder: Path, recipe: Recipe) -> Iterator[None]:
         state.mkdir(exist_ok=True)
         with (state / _LOCK).open("ab") as lock:
             _lock(lock.fileno(), folder)
-            known = _known(place)
+            known, finished = _known(place), state / _FINISHED
+            if (folder / DESCRIPTION).exists():
+                write_atomically(finished, "")
             if known is not None and known != settings:
-                if recipe.build.on_existing == "continue":
+                # Of what failed before there was a dataset nothing is lost with other settings.
+                if recipe.build.on_existing == "continue" and finished.exists():
                     raise OutputError(_told_changes(folder, known, settings))
                 names = recipe.measuring_settings()
                 if {name: known.get(name) for name in (*names, "cache")} != {
@@ -348,6 +428,7 @@ def _taken(folder: Path, recipe: Recipe) -> Iterator[None]:
                 }:
                     (state / _PICTURES).unlink(missing_ok=True)
                     shutil.rmtree(folder / IMAGES, ignore_errors=True)
+                finished.unlink(missing_ok=True)
             (folder / DESCRIPTION).unlink(missing_ok=True)
             write_atomically(place, as_json(settings))
             yield

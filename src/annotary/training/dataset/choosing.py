@@ -9,7 +9,7 @@ The order is that of JoyTag's dataset, and each step works on what the one befor
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -61,8 +61,9 @@ class SplitOptions:
                 raise ValueError(told)
         if not self.validation >= 0 or (self.validation >= 1 and self.validation % 1):
             raise ValueError(f"validation must be a share or a number, but got {self.validation}")
-        if self.positives < 0 or self.seed < 0:
-            raise ValueError("positives and seed must not be negative")
+        for name in ("positives", "seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, but got {getattr(self, name)}")
 
 
 class Dropped(NamedTuple):
@@ -79,6 +80,31 @@ class Dropped(NamedTuple):
     why: str
     told: str = ""
     of: int = -1
+
+
+class NothingLeft(NothingToDo):
+    """No image is left to train on, or no tag.
+
+    Args:
+        message: What is missing, and why most was left out.
+        dropped_images: All that was left out, as a `Choice` has it.
+        dropped_tags: The same of tags.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        dropped_images: Sequence[Dropped],
+        dropped_tags: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
+        super().__init__(f"{message}; {_told(dropped_images)}")
+        self.dropped_images = sorted(dropped_images)
+        self.dropped_tags = list(dropped_tags)
+
+    @property
+    def reasons(self) -> dict[str, int]:
+        """Why images were left out to how many, the most frequent first."""
+        return _counted(self.dropped_images)
 
 
 @dataclass(slots=True)
@@ -132,7 +158,7 @@ class Choice:
     @property
     def reasons(self) -> dict[str, int]:
         """Why images were left out to how many, the most frequent first."""
-        return dict(Counter(one.why for one in self.dropped_images).most_common())
+        return _counted(self.dropped_images)
 
 
 def choose(
@@ -152,8 +178,8 @@ def choose(
         knowledge: What each input is said to know; None where all of them know all tags.
 
     Raises:
-        NothingToDo: Nothing is left.
-        UsageError: The file of validation ids cannot be read.
+        NothingLeft: Nothing is left.
+        UsageError: The file of validation ids cannot be read, or names no image that is left.
     """
     dropped: list[Dropped] = []
     good: list[int] = []
@@ -167,6 +193,8 @@ def choose(
         else:
             good.append(place)
             pictures.append(picture)
+    if not good:
+        raise NothingLeft("no image can be trained on", dropped)
     places = np.array(good, np.int64)
     owner = places.copy()
     found = copies(
@@ -205,7 +233,7 @@ def choose(
     is_train[list(near)] = False
     train = ruled.kept[rest[is_train]]
     if not len(train):
-        raise NothingToDo("no image is left to train on; " + _told(dropped))
+        raise NothingLeft("no image is left to train on", dropped, ruled.dropped_tags)
     return Choice(
         tags=ruled.tags,
         categories=ruled.categories,
@@ -310,37 +338,32 @@ def _ruled(
         dropped += [Dropped(place, "only rare tags") for place in without.tolist()]
         owners_left = np.setdiff1d(owners_left, without)
     chosen = sorted(np.flatnonzero(is_kept).tolist(), key=lambda one: (-counts[one], names[one]))
+    rare = f"fewer than {max(1, lists.minimum_count)} images"
+    dropped_tags = [
+        {
+            "tag": names[one],
+            "category": categories[one],
+            "images": int(seen[one]),
+            "why": why[one] or rare,
+        }
+        for one in np.argsort(-seen, kind="stable").tolist()
+        if one < len(names) and not is_kept[one]
+    ]
     if not chosen:
-        raise NothingToDo(
-            f"no tag is left of {len(names):,}, with a minimum count of {max(1, lists.minimum_count):,};"
-            f" {_told(dropped)}"
-        )
+        least = f"with a minimum count of {max(1, lists.minimum_count):,}"
+        raise NothingLeft(f"no tag is left of {len(names):,}, {least}", dropped, dropped_tags)
     new = np.full(count, -1)
     new[chosen] = np.arange(len(chosen))
     inside = np.searchsorted(owners_left, post)
     order = np.sort(inside * len(chosen) + new[tag])
     lengths = np.bincount(inside, minlength=len(owners_left))
-    gone = [
-        one
-        for one in np.argsort(-seen, kind="stable").tolist()
-        if one < len(names) and not is_kept[one]
-    ]
-    rare = f"fewer than {max(1, lists.minimum_count)} images"
     return _Ruled(
         [names[one] for one in chosen],
         [categories[one] for one in chosen],
         owners_left,
         np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
         (order % len(chosen)).astype(np.int32),
-        [
-            {
-                "tag": names[one],
-                "category": categories[one],
-                "images": int(seen[one]),
-                "why": why[one] or rare,
-            }
-            for one in gone
-        ],
+        dropped_tags,
         {name: called for name, _ in raw if (called := lists.canonical(name)) != name},
         follows,
         new,
@@ -361,7 +384,7 @@ def _validation(
     """The validation images, as places in `kept`, ascending; and ids that are not there.
 
     Raises:
-        UsageError: None would be left to learn from, or the file of ids cannot be read.
+        UsageError: None would be left to learn from, or the file of ids cannot be read or names none that is there.
     """
     rows = len(ruled.kept)
     if options.validation_ids is not None:
@@ -373,6 +396,13 @@ def _validation(
         wanted = [line for line in text.split("\n") if line]
         place = {table.ids[one]: inside for inside, one in enumerate(ruled.kept.tolist())}
         found = sorted(place[one] for one in dict.fromkeys(wanted) if one in place)
+        if not found:
+            first = table.ids[int(ruled.kept[0])]
+            listed = f"no id of {len(wanted):,}, such as {wanted[0]}," if wanted else "no id"
+            raise UsageError(
+                f"{options.validation_ids} (--validation-ids) has {listed} that is in the dataset;"
+                f" its ids are such as {first}"
+            )
         return np.array(found, np.int64), [one for one in wanted if one not in place]
     size = int(options.validation if options.validation >= 1 else round(options.validation * rows))
     if size >= rows > 1:
@@ -391,7 +421,11 @@ def _validation(
     return chosen, []
 
 
-def _told(dropped: list[Dropped]) -> str:
+def _told(dropped: Sequence[Dropped]) -> str:
     """Why images were left out, for a message."""
-    counted = Counter(one.why for one in dropped).most_common()
-    return "left out: " + (", ".join(f"{n:,} {why}" for why, n in counted) or "nothing")
+    counted = _counted(dropped)
+    return "left out: " + (", ".join(f"{n:,} {why}" for why, n in counted.items()) or "nothing")
+
+
+def _counted(dropped: Sequence[Dropped]) -> dict[str, int]:
+    return dict(Counter(one.why for one in dropped).most_common())

@@ -30,12 +30,14 @@ class PostTable:
         images: Where each is: an absolute path, an address, or a name in an archive.
         raw: Names and categories of all tags, as sources have them, in the order in which they come up.
         rows: Of each post's picture in the book; `UNTAGGED` where it was not looked at.
+        lost: What is missing where inputs break off, in words.
     """
 
     def __init__(self) -> None:
         self.ids: list[str] = []
         self.images: list[str] = []
         self.rows = array("q")
+        self.lost: list[str] = []
         self._tags, self._ends = array("i"), array("q", [0])
         self._inputs = array("q")
         self._place: dict[str, int] = {}
@@ -83,6 +85,8 @@ class PostTable:
             self._tags.append(place)
         self._ends.append(len(self._tags))
         self._inputs.append(post.source)
+        if post.lost:
+            self.lost.append(post.lost)
         self.rows.append(UNTAGGED)
 
 

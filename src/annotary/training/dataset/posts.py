@@ -6,20 +6,17 @@ cannot be had is a post all the same, with the reason in its place.
 
 from __future__ import annotations
 
-import json
-import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
 
-from annotary.errors import UnreachableImage, UsageError
+from annotary.errors import UsageError
 from annotary.evaluation._tables import SUFFIXES as TABLE_SUFFIXES
 from annotary.records import Failure, Item
 from annotary.sources import SourceOptions, webdataset
-from annotary.sources._paths import is_there, kind_of, reason
-from annotary.sources.folder import walk
+from annotary.sources._paths import kind_of
 
 Tags: TypeAlias = tuple[tuple[str, str], ...]
 """Names and categories; an empty category where none is known."""
@@ -37,12 +34,14 @@ class Post(NamedTuple):
         item: The image, or why it cannot be had.
         tags: As its source has them.
         source: The number of the input that it is of.
+        lost: What is missing behind it, in words, where an input breaks off: it may be thousands of images.
     """
 
     id: str
     item: Item | Failure
     tags: Tags
     source: int = 0
+    lost: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +79,8 @@ def read_posts(
         source: Which files of a folder are taken, and how large an image of an archive may be.
 
     Raises:
-        UsageError: There is no input, or one is none of these, or cannot be read.
+        UsageError: There is no input, or one is none of these, or cannot be read; or a column is named, and none of
+            them has columns.
         MissingExtra: An input needs an optional part to be read.
     """
     source = source or SourceOptions()
@@ -89,6 +89,7 @@ def read_posts(
     if not inputs:
         raise UsageError("name at least one folder, table, database or archive of images with tags")
     readers = [(_reader_of(one), one) for one in inputs]
+    _check_columns(readers, options, source)
     return (
         post._replace(source=number) if number else post
         for number, (reader, one) in enumerate(readers)
@@ -116,8 +117,16 @@ _NAMESPACES = {
     **{name: name for name in ("general", "character", "copyright", "artist", "meta", "species")},
     "series": "copyright",
     "creator": "artist",
-}
-"""What hydrus calls kinds of tags, and ours for them."""
+    **{
+        name: name
+        for name in (
+            "action", "animal", "building", "clothing", "colour", "food", "nature", "object", "people", "plant",
+            "scene", "style", "symbol", "time", "vehicle",
+        )
+    },
+}  # fmt: skip
+"""What hydrus calls kinds of tags, and ours for them; then the categories of the starter's tags, which
+`--format hydrus` writes as namespaces."""
 
 
 def without_namespace(tag: str) -> tuple[str, str]:
@@ -142,10 +151,10 @@ _Reader: TypeAlias = Callable[[str, PostOptions, SourceOptions], Iterator[Post]]
 def _reader_of(place: str) -> _Reader:
     """What reads an input."""
     # Imported here, as they import this module.
-    from annotary.training.dataset import _post_archives, _post_tables
+    from annotary.training.dataset import _post_archives, _post_folders, _post_tables
 
     if kind_of(place) == "folder":
-        return _folder_posts
+        return _post_folders.folder_posts
     if webdataset.accepts(place):
         return _post_archives.tar_posts
     if kind_of(place) != "file":
@@ -161,39 +170,27 @@ def _reader_of(place: str) -> _Reader:
     raise UsageError(f"{place!r} holds no images with tags; give a folder or a file in {known}")
 
 
-def _folder_posts(folder: str, options: PostOptions, source: SourceOptions) -> Iterator[Post]:
-    """The images of a folder, with the tags in the files beside them."""
-    from annotary.training.dataset._post_tables import tags_of_row
+def _check_columns(
+    readers: Sequence[tuple[_Reader, str]], options: PostOptions, source: SourceOptions
+) -> None:
+    """Refuse a column that nothing would be read of.
 
-    for found in walk(folder, source):
-        if isinstance(found, Failure):
-            yield Post(found.image, found, ())
+    Raises:
+        UsageError: A column is named, and no input has columns.
+    """
+    from annotary.training.dataset._post_archives import tar_posts
+    from annotary.training.dataset._post_folders import folder_posts, has_rows
+    from annotary.training.dataset._post_tables import json_posts, table_posts
+
+    with_columns: tuple[_Reader, ...] = (table_posts, json_posts)
+    told = (
+        ("--image-column", options.image_column, with_columns, "no input is a table"),
+        ("--tag-column", options.tag_column, (*with_columns, tar_posts), "no input has columns"),
+    )
+    for flag, column, usable, why in told:
+        if column is None or any(reader in usable for reader, _ in readers):
             continue
-        path = os.fspath(found.path or "")
-        stem = path.removesuffix(Path(path).suffix)
-        name = found.relative or found.image
-        tags: Tags = ()
-        item: Item | Failure = found
-        for sidecar in dict.fromkeys(
-            base + ending for ending in (".txt", ".json") for base in (stem, path)
-        ):
-            if not is_there(sidecar):
-                continue
-            try:
-                text = Path(sidecar).read_text(encoding="utf-8-sig")
-                if sidecar.endswith(".txt"):
-                    tags = tuple(map(without_namespace, split_tags(text, options.tag_separator)))
-                else:
-                    tags = tags_of_row(_object(text), options)
-            except (OSError, ValueError, RecursionError) as error:
-                why = reason(error) if isinstance(error, OSError) else str(error)
-                item = Failure.of(found.image, UnreachableImage(f"{sidecar} cannot be read: {why}"))
-            break
-        yield Post(name, item, tags)
-
-
-def _object(text: str) -> dict[str, object]:
-    found = json.loads(text)
-    if not isinstance(found, dict):
-        raise ValueError("it is no JSON object")
-    return found
+        takes_json = flag == "--tag-column"
+        folders = [one for reader, one in readers if reader is folder_posts]
+        if not any(has_rows(one, source, takes_json=takes_json) for one in folders):
+            raise UsageError(f"{flag} {column} has no effect: {why}; leave it out")
