@@ -147,6 +147,32 @@ def test_what_cannot_be_is_one_line(run, models, table, arguments, told):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("option", ["--details", "--report", "--output", "--save-scores"])
+def test_places_are_looked_at_before_models_are_loaded(run, table, option, tmp_path):
+    (tmp_path / "plain").write_text("mine")
+    with pytest.raises(errors.UsageError, match="plain is no folder"):
+        run(table, "--models", "dir:no,dir:none", option, "plain/x.html")
+
+
+def test_what_cannot_be_written_in_the_end_loses_nothing_else(run, models, table, monkeypatch):
+    from annotary.evaluation import arena_report
+
+    def page(_: object) -> str:
+        (table.parent / "gone").rmdir()
+        (table.parent / "gone").write_text("somebody else's")
+        return ""
+
+    (table.parent / "gone").mkdir()
+    monkeypatch.setattr(arena_report, "arena_page", page)
+    told = [str(table), "--models", models, "--min-support", "2", "--rounds", "0", "--quiet"]
+    told += ["--report", "gone/page.html", "--details", "details.txt", "--output", "report.json"]
+    result = CliRunner().invoke(command, told)
+    assert isinstance(result.exception, errors.OutputError)
+    assert "tags won by AP" in result.stdout
+    assert len(read_detailed_metrics(table.parent / "details.txt")) == 3
+    assert json.loads((table.parent / "report.json").read_text())["tags"] == 3
+
+
 def test_a_seed_below_0_is_refused_before_anything_is_worked_out(table):
     found = CliRunner().invoke(command, [str(table), "--models", "a,b", "--seed", "-1"])
     assert found.exit_code == 2

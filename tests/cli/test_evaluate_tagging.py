@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -253,9 +255,158 @@ def test_thresholds_are_fitted_written_and_read(run, colours, table):
     again = report_of(run(*told, "--tag-thresholds", "thresholds.csv"))
     assert again["rules"][0]["macro"] == fitted["macro"]
     assert again["rules"][0]["rule"].endswith("thresholds.csv")
-    run(*told, "--fit", "p=r", "--save-thresholds", "card.toml")
-    text = Path("card.toml").read_text()
-    assert re.fullmatch(r'\[thresholds\.balanced\]\n"\*" = 0\.\d+\n', text)
+    assert run(*told, "--fit", "p=r", "--save-thresholds", "thresholds.csv").exit_code == 1
+    for _ in range(2):  # what it wrote itself it replaces
+        run(*told, "--fit", "p=r", "--save-thresholds", "thresholds.toml")
+        text = Path("thresholds.toml").read_text()
+        assert re.fullmatch(r'\[thresholds\.balanced\]\n"\*" = 0\.\d+\n', text)
+
+
+SCORED = (
+    "name,category,balanced,precise\n"
+    "red,colour,0.5,0.7\ngreen,colour,0.5,0.6\nblue,colour,0.5,0.8\n"
+)
+SOMETHING_ELSE = {
+    "card.toml": 'name = "mine"\n',
+    "notes.csv": "name,note\na,b\n",
+    "mine.csv": "name,threshold\nred,0.5,because\n",
+    "mine.toml": '[thresholds.balanced]\n"*" = 0.5\n[preprocess]\nsize = [1, 1]\n',
+    "noted.toml": '# tried by hand\n[thresholds.balanced]\n"*" = 0.5\n',
+    "dataset/tags.csv": "index,tag,category,train,validation\n0,red,colour,3,1\n",
+    "shifted/tags.csv": "name,category,balanced,shift\nred,colour,0.5,1\n",
+    "other/tags.csv": "name,category\ncat,animal\n",
+    "presets/tags.csv": SCORED,
+    "grouped/tags.csv": "name,category\nred,warm\n",
+}
+
+
+@pytest.mark.parametrize("name", SOMETHING_ELSE)
+def test_thresholds_replace_nothing_but_thresholds(run, colours, table, name, monkeypatch):
+    path = Path(name)
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(SOMETHING_ELSE[name])
+
+    def never(*_):
+        raise AssertionError("work was done")
+
+    monkeypatch.setattr("annotary.cli._tagging_scores.Scoring.batches", never)
+    with pytest.raises(errors.UsageError) as caught:
+        run(
+            *("evaluate", "tagging", table, "--model", f"dir:{colours}", "--quiet"),
+            *("--fit", "p=r", "--save-thresholds", name),
+        )
+    assert name in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert path.read_text() == SOMETHING_ELSE[name]
+
+
+def test_a_card_is_not_begun_with_thresholds_alone(run, colours, table):
+    told = ("evaluate", "tagging", table, "--model", f"dir:{colours}", "--fit", "p=r")
+    with pytest.raises(errors.UsageError, match="put its table into the card"):
+        run(*told, "--save-thresholds", "new/card.toml")
+    assert not Path("new").exists()
+
+
+def test_a_models_own_table_keeps_all_but_its_thresholds(run, colours, table, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(colours, model)
+    own = model / "tags.csv"
+    own.write_text(SCORED)
+    card = (model / "card.toml").read_text()
+    (model / "card.toml").write_text(card.split("[files]")[0])
+    told = ("evaluate", "tagging", table, "--model", f"dir:{model}", "--quiet", "--json")
+    told += ("--fit", "p=r", "--per", "tag", "--save-thresholds", own)
+    fitted = report_of(run(*told))["per_tag"]
+    with own.open() as file:
+        rows = {row["name"]: row for row in csv.DictReader(file)}
+    assert {name: (row["category"], row["precise"]) for name, row in rows.items()} == {
+        "red": ("colour", "0.7"),
+        "green": ("colour", "0.6"),
+        "blue": ("colour", "0.8"),
+    }
+    thresholds = {one["tag"].lower(): one["threshold"] for one in fitted}
+    assert {name: float(row["balanced"]) for name, row in rows.items()} == pytest.approx(thresholds)
+    (model / "card.toml").write_text(
+        f'{card.split("[files]")[0]}\n[files]\n"tags.csv" = "{"0" * 64}"\n'
+    )
+    with pytest.raises(errors.UsageError, match="states the sha256"):
+        run(*told)
+    (model / "training").mkdir()
+    (model / "training" / "checkpoint.json").write_text("{}")
+    with pytest.raises(errors.UsageError, match="training goes on from"):
+        run(*told)
+
+
+@pytest.mark.parametrize(
+    ("option", "name", "told"),
+    [
+        *((option, "photos", "is a folder; name a file") for option in ("--output", "--full-metrics")),
+        ("--report", "page.html", "is a folder; name a file"),
+        ("--output", "plain/x.json", "plain is no folder"),
+        ("--full-metrics", "plain/new/x.txt", "plain is no folder"),
+        ("--report", "plain/x.html", "plain is no folder"),
+        ("--save-thresholds", "plain/x.csv", "plain is no folder"),
+        ("--save-scores", "plain/x", "plain is no folder"),
+        ("--save-scores", "plain", "plain is no folder"),
+        ("--output", "x.html", "--output and --report are the same file"),
+    ],
+)  # fmt: skip
+def test_places_are_looked_at_before_a_model_is_loaded(
+    run, table, tmp_path, option, name, told, monkeypatch
+):
+    Path("plain").write_text("mine")
+    Path("page.html").mkdir()
+    more = ("--report", "x.html") if name == "x.html" else ("--fit", "p=r")
+    with pytest.raises(errors.AnnotaryError, match=re.escape(told)) as caught:
+        run("evaluate", "tagging", table, "--model", "dir:no-such-model", *more, option, name)
+    assert "Errno" not in str(caught.value)
+    assert Path("plain").read_text() == "mine"
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs /proc")
+def test_where_nobody_can_write_is_found_by_trying(run, table):
+    with pytest.raises(errors.OutputError, match="takes no files"):
+        run(
+            *("evaluate", "tagging", table, "--model", "dir:no-such-model"),
+            *("--output", "/proc/x.json"),
+        )
+
+
+def test_what_cannot_be_written_in_the_end_loses_nothing_else(run, colours, table, monkeypatch):
+    """A disk that is full, or a folder that goes away, is told after the numbers."""
+    from annotary.cli import _evaluating
+
+    def full(path: Path, _: object) -> None:
+        raise errors.OutputError(f"cannot write {path}: No space left on device")
+
+    monkeypatch.setattr(_evaluating, "write_report", full)
+    monkeypatch.setattr("annotary.cli._tagging_page.write_page", lambda path, *_: full(path, _))
+    told = [
+        *("evaluate", "tagging", str(table), "--model", f"dir:{colours}", "--quiet"),
+        *("--output", "report.json", "--report", "page.html", "--full-metrics", "full.txt"),
+    ]
+    result = CliRunner().invoke(load("cli", "evaluate").command, told[1:])
+    assert isinstance(result.exception, errors.OutputError)
+    assert "report.json" in str(result.exception)
+    assert "page.html" in str(result.exception)
+    assert "mAP" in result.stdout
+    assert len(read_full_metrics(Path("full.txt"))) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("posts.jsonl", '{"id": 1, "md5": "0", "file_url": "a.png", "tag_string": "red"}\n'),
+        ("posts.sqlite", "SQLite format 3"),
+        ("posts.tar", ""),
+        ("instances.json", "{}"),
+    ],
+)
+def test_what_only_training_reads_is_told_the_way(run, table, name, content):
+    Path(name).write_text(content)
+    with pytest.raises(errors.UsageError, match="annotary train dataset` makes a folder") as caught:
+        run("evaluate", "tagging", name)
+    assert "--label-column" not in str(caught.value)
 
 
 def test_full_metrics_and_the_page(run, colours, table):

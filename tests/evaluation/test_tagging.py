@@ -159,6 +159,13 @@ def test_average_precision_ranks_ties_together() -> None:
     )
 
 
+@given(st.integers(1, 500), st.integers(0, 5))
+def test_average_precision_of_a_perfect_order_is_one(positives: int, negatives: int) -> None:
+    targets = np.arange(positives + negatives)[:, None] < positives
+    scores = 1 - np.arange(positives + negatives)[:, None] / 1000
+    assert average_precision(scores, targets)[0] == 1.0
+
+
 @given(tables(), st.integers(1, 5))
 def test_five_tag_protocol_equals_a_loop(table: Table, best: int) -> None:
     scores, targets, _ = table

@@ -20,6 +20,7 @@ from annotary.cli._measuring import (
 )
 from annotary.cli._options import SectionedCommand, given, made, options_of
 from annotary.cli._output import one_line, tell
+from annotary.cli._output_places import Outputs, check_places
 from annotary.errors import NothingToDo, UsageError
 from annotary.evaluation.tagging_thresholds import FittingOptions
 from annotary.runtime import RuntimeOptions
@@ -40,6 +41,9 @@ MOST_SHOWN = 10
 
 MOST_LISTED = 1000
 """Names of tags that are left out, in a report."""
+
+_WRITTEN = ("output", "report", "full_metrics", "save_thresholds")
+"""Of the options, those that ask for a file."""
 
 _NO_THRESHOLDS = ("top", "exclude", "keep", "mcut", "min_tags", "rating")
 """Of the options of tagging, those that no threshold comes from."""
@@ -98,7 +102,7 @@ def truth_options(function: Function) -> Function:
     type=FILE,
     metavar="FILE",
     help="With --fit: write the thresholds, for `annotary tag --tag-thresholds` (.csv), as the tags.csv of a model, or"
-    " for its card.toml (.toml).",
+    " as the table to put into its card.toml (.toml). Of a file that is there nothing else is lost.",
 )
 @click.option(
     "--full-metrics",
@@ -123,7 +127,7 @@ def command(dataset: Path, **values: Any) -> None:
 
 
 def _tagging(dataset: Path, values: dict[str, Any]) -> int:
-    from annotary.cli._tagging_page import check_page, write_page
+    from annotary.cli._tagging_page import write_page
     from annotary.cli._tagging_scores import Scoring, saved_first
     from annotary.cli._tagging_truth import read_truth
     from annotary.evaluation.tag_matching import match_tags
@@ -131,8 +135,6 @@ def _tagging(dataset: Path, values: dict[str, Any]) -> int:
 
     _check(values)
     fitting, choosing = made(FittingOptions, values), made(TaggingOptions, values)
-    if values["report"] is not None:
-        check_page(values["report"])
     truth = read_truth(
         dataset,
         split=values["split"],
@@ -140,6 +142,7 @@ def _tagging(dataset: Path, values: dict[str, Any]) -> int:
         tag_column=values["tag_column"],
     )
     model = _model(values)
+    _check_thresholds_of(model, values["save_thresholds"])
     match = match_tags(
         truth.tags, {model.id: model.vocabulary.names}, read_aliases(values["aliases"])
     )
@@ -150,7 +153,7 @@ def _tagging(dataset: Path, values: dict[str, Any]) -> int:
     models: Sequence[Live | Saved] = [model]
     if values["save_scores"] is not None:
         models, failures = saved_first(models, lambda _: values["save_scores"], truth, values)
-    work = Scoring(models, truth, values)
+    work, outputs = Scoring(models, truth, values), Outputs()
     for batch in work.batches():
         stream.update(
             match.models[0].scores(batch.scores[0]),
@@ -170,13 +173,16 @@ def _tagging(dataset: Path, values: dict[str, Any]) -> int:
         "images": stream.images,
         "images_without_scores": work.without_scores,
         **left_out(truth, {model.id: model.vocabulary.names}, match),
-        **_measured(stream, tags, rule, own, fitting, model, match, values),
+        **_measured(stream, tags, rule, own, fitting, model, match, values, outputs),
         "failures": [failure.to_json() for failure in work.failures],
     }
     if values["report"] is not None:
-        write_page(values["report"], report, stream.worst, truth, values)
-    give(report, values, lambda: _show(report))
+        with outputs.one():
+            write_page(values["report"], report, stream.worst, truth, values)
+    with outputs.one():
+        give(report, values, lambda: _show(report))
     work.tell()
+    outputs.finish()
     return 1 if work.failures else 0
 
 
@@ -185,8 +191,33 @@ def _check(values: Mapping[str, Any]) -> None:
 
     Raises:
         UsageError: Options do not go together, or something else is where a file would go.
+        OutputError: A file cannot be written there.
     """
+    from annotary.cli._tagging_page import check_page
+    from annotary.evaluation.tagging_files import read_full_metrics
+    from annotary.evaluation.threshold_files import check_thresholds_file
+
+    _check_options(values)
+    check_places(
+        {f"--{name.replace('_', '-')}": values[name] for name in _WRITTEN},
+        {"--save-scores": values["save_scores"]},
+    )
     check_replaceable(values["output"], "evaluate tagging")
+    if values["report"] is not None:
+        check_page(values["report"])
+    if values["save_thresholds"] is not None:
+        check_thresholds_file(values["save_thresholds"])
+    metrics = values["full_metrics"]
+    if metrics is not None and metrics.exists() and metrics.stat().st_size:
+        read_full_metrics(metrics)  # nothing else is replaced
+
+
+def _check_options(values: Mapping[str, Any]) -> None:
+    """Refuse options that do not go together.
+
+    Raises:
+        UsageError: It is so.
+    """
     if values["scores"] is not None and values["model"] != DEFAULT_MODEL:
         raise UsageError("--scores takes the place of --model; give one of them")
     if values["scores"] is not None and values["save_scores"] is not None:
@@ -202,11 +233,18 @@ def _check(values: Mapping[str, Any]) -> None:
         raise UsageError(f"--save-thresholds {target} must end in .csv or .toml")
     if target is not None and target.suffix.lower() == ".toml" and values["per"] == "tag":
         raise UsageError("a card states no thresholds of single tags; --save-thresholds tags.csv")
-    metrics = values["full_metrics"]
-    if metrics is not None and metrics.exists() and metrics.stat().st_size:
-        from annotary.evaluation.tagging_files import read_full_metrics
+    read = values["tag_thresholds"]
+    if target is not None and read is not None and target.resolve() == read.resolve():
+        raise UsageError(f"{target} is read by --tag-thresholds; --save-thresholds somewhere else")
 
-        read_full_metrics(metrics)  # nothing else is replaced
+
+def _check_thresholds_of(model: Live | Saved, path: Path | None) -> None:
+    """Refuse to write a model's thresholds into the table of another."""
+    from annotary.cards import TAGS_FILE
+    from annotary.evaluation.threshold_files import check_same_tags
+
+    if path is not None and path.name == TAGS_FILE:
+        check_same_tags(path, model.vocabulary)
 
 
 def _model(values: Mapping[str, Any]) -> Live | Saved:
@@ -291,6 +329,7 @@ def _measured(
     model: Live | Saved,
     match: TagMatch,
     values: Mapping[str, Any],
+    outputs: Outputs,
 ) -> dict[str, Any]:
     """All numbers of a report; files that were asked for are written."""
     from annotary.evaluation import tagging_results as results
@@ -306,9 +345,11 @@ def _measured(
         fitted, shown, told = _fit(stream, tags, fitting)
         rules += told
         thresholds = fitted.values
-        _save_thresholds(fitted, model, match, values["save_thresholds"])
+        with outputs.one():
+            _save_thresholds(fitted, model, match, values["save_thresholds"])
     if values["full_metrics"] is not None:
-        _save_full_metrics(shown, tags, values["full_metrics"])
+        with outputs.one():
+            _save_full_metrics(shown, tags, values["full_metrics"])
     return {
         "minimum_support": tags.minimum_support,
         "tags_in_means": int(chosen.sum()),

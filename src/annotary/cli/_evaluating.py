@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from annotary.cli._measuring import print_report, write_report
+from annotary.cli._output_places import Outputs
 
 if TYPE_CHECKING:
     from annotary.records import Failure
@@ -33,13 +34,19 @@ def give(report: Mapping[str, Any], values: Mapping[str, Any], show: Callable[[]
         report: The report.
         values: The values of the options.
         show: Prints it for people.
+
+    Raises:
+        OutputError: It cannot be written; it is printed all the same.
     """
+    outputs = Outputs()
     if values["output"] is not None:
-        write_report(values["output"], report)
+        with outputs.one():
+            write_report(values["output"], report)
     if values["as_json"]:
         print_report(report)
     else:
         show()
+    outputs.finish()
 
 
 def first_failure(failures: Sequence[Failure]) -> str:

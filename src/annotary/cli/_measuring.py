@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from annotary.cli._options import made, options_of
+from annotary.cli._output_places import check_place
 from annotary.errors import UsageError
 from annotary.images import DecodeOptions
 from annotary.pipeline.local import PipelineOptions
@@ -189,8 +190,12 @@ def check_replaceable(path: Path | None, command: str) -> None:
 
     Raises:
         UsageError: Something else is there.
+        OutputError: Nothing can be written there.
     """
-    if path is None or not path.exists():
+    if path is None:
+        return
+    check_place(path, "--output")
+    if not path.exists():
         return
     try:
         value = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None

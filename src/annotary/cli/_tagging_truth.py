@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from annotary.training.dataset.index import Split, TagDataset
 
 
+_OTHERS = "of posts, databases, archives and COCO, `annotary train dataset` makes a folder that is read here"
+"""Ends a message about a place of images that this command does not read."""
+
+
 class Tagged(NamedTuple):
     """An image and its tags.
 
@@ -151,7 +155,8 @@ class TextsTruth:
             names.update(dict.fromkeys(labels or ()))
         if not names:
             raise NothingToDo(
-                f"{folder} is no training dataset, and no image in it has tags in a {suffix} beside it"
+                f"{folder} is no training dataset, and no image in it has tags in a {suffix} beside"
+                f" it; {_OTHERS}"
             )
         self.tags = tuple(sorted(names))
         self.categories = ("",) * len(self.tags)
@@ -218,10 +223,33 @@ def read_truth(
             raise UsageError(f"{place} is a folder; columns are for tables")
         is_dataset = (place / "validation.parquet").exists() or (place / "dataset.json").exists()
         return DatasetTruth(place, split) if is_dataset else TextsTruth(place)
-    images = LabelledImages(
-        place, image_column=image_column, label_column=tag_column, is_multi_label=True
-    )
+    try:
+        images = LabelledImages(
+            *(place,),
+            image_column=image_column,
+            label_column=tag_column,
+            is_multi_label=True,
+            label_flag="--tag-column",
+        )
+    except UsageError as error:
+        if _is_plain_table(place, image_column, tag_column):
+            raise
+        raise UsageError(f"{error}; {_OTHERS}") from error
     return TableTruth(images)
+
+
+def _is_plain_table(place: Path, image_column: str | None, tag_column: str | None) -> bool:
+    """Whether a file is a table whose columns tell what they hold, or of which the user tells it."""
+    from annotary.evaluation._tables import SUFFIXES, Table
+    from annotary.evaluation.labelled import LABEL_COLUMNS
+    from annotary.sources._columns import COLUMNS
+
+    if place.suffix.lower() not in SUFFIXES:
+        return False
+    columns = set(Table(place).columns)
+    return (image_column is not None or not columns.isdisjoint(COLUMNS)) and (
+        tag_column is not None or not columns.isdisjoint(LABEL_COLUMNS)
+    )
 
 
 def names_of(truth: Truth, numbers: Collection[int]) -> dict[int, str]:

@@ -18,6 +18,7 @@ from annotary.cli._measuring import (
 )
 from annotary.cli._options import SectionedCommand, made
 from annotary.cli._output import one_line, tell
+from annotary.cli._output_places import Outputs, check_places
 from annotary.errors import NothingToDo, UsageError
 from annotary.runtime import RuntimeOptions
 from annotary.tasks.tag_selection import TaggingOptions
@@ -123,9 +124,12 @@ def _arena(dataset: Path, values: dict[str, Any]) -> int:
     work.add_failures(failures)
     if not arena.images:
         raise NothingToDo(f"no image of {dataset} has scores{first_failure(work.failures)}")
-    report = _report(dataset, values, truth, models, match, arena, work)
-    give(report, values, lambda: _show(report))
+    outputs = Outputs()
+    report = _report(dataset, values, truth, models, match, arena, work, outputs)
+    with outputs.one():
+        give(report, values, lambda: _show(report))
     work.tell()
+    outputs.finish()
     return 1 if work.failures else 0
 
 
@@ -134,11 +138,16 @@ def _check(values: Mapping[str, Any]) -> None:
 
     Raises:
         UsageError: Something else is where a file would go.
+        OutputError: A file cannot be written there.
     """
     from annotary.cli._tagging_page import check_page
     from annotary.evaluation.arena_report import MARK
     from annotary.evaluation.tagging_files import read_detailed_metrics
 
+    check_places(
+        {f"--{name}": values[name] for name in ("output", "report", "details")},
+        {"--save-scores": values["save_scores"]},
+    )
     check_replaceable(values["output"], "arena")
     if values["report"] is not None:
         check_page(values["report"], MARK)
@@ -203,6 +212,7 @@ def _report(
     match: TagMatch,
     arena: Arena,
     work: Scoring,
+    outputs: Outputs,
 ) -> dict[str, Any]:
     """All numbers; files that were asked for are written."""
     from annotary.evaluation.arena_report import arena_page
@@ -235,10 +245,12 @@ def _report(
         "failures": [failure.to_json() for failure in work.failures],
     }
     if values["details"] is not None:
-        write_atomically(values["details"], detailed_metrics_text(result.detailed()))
+        with outputs.one():
+            write_atomically(values["details"], detailed_metrics_text(result.detailed()))
     if values["report"] is not None:
         text = arena_page(report)
-        write_atomically(values["report"], text.encode("utf-8", "backslashreplace"))
+        with outputs.one():
+            write_atomically(values["report"], text.encode("utf-8", "backslashreplace"))
     return report
 
 

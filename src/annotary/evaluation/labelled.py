@@ -43,6 +43,7 @@ class LabelledImages:
         image_column: Of a table, the column with the images.
         label_column: Of a table, the column with the labels.
         is_multi_label: Whether a cell of text may hold several labels, with commas between them.
+        label_flag: The option that tells the column with the labels, for messages.
 
     Attributes:
         classes: All labels, sorted; whole numbers by their value.
@@ -60,6 +61,7 @@ class LabelledImages:
         image_column: str | None = None,
         label_column: str | None = None,
         is_multi_label: bool = False,
+        label_flag: str = "--label-column",
     ) -> None:
         self._place = place
         self._is_multi_label = is_multi_label
@@ -70,9 +72,7 @@ class LabelledImages:
             self.classes, self.unlabelled = _class_folders(place)
         else:
             self._image = self._table.image_column(image_column)
-            self._label = self._table.column(
-                label_column, LABEL_COLUMNS, "--label-column", "labels"
-            )
+            self._label = self._table.column(label_column, LABEL_COLUMNS, label_flag, "labels")
             self._names = self._table.names_of_numbers(self._label)
             self.classes, self.unlabelled = self._labels_of_rows()
         if not self.classes:

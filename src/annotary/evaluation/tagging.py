@@ -193,8 +193,9 @@ def average_precision(
     for tag in range(values.shape[1]):
         column = _Curve.of(values[mask[:, tag], tag], true[mask[:, tag], tag])
         if column.positives:
-            rises = np.diff(column.hits, prepend=0) / column.positives
-            result[tag] = float(rises @ (column.hits / column.called))
+            # Divided at the end: shares of hits that are added up may come to a little less than 1.
+            rises = np.diff(column.hits, prepend=0)
+            result[tag] = float(rises @ (column.hits / column.called)) / column.positives
     return result
 
 

@@ -27,6 +27,7 @@ import numpy as np
 
 from annotary.errors import UsageError
 from annotary.evaluation.tagging import TagCounts
+from annotary.sources._paths import reason
 
 _TAG = re.compile(r"Tag: (.+) \((\d+)\) \(cnt: (\d+)\)")
 _RATES = tuple(re.compile(rf"{name}: (\d\.\d+)") for name in ("Precision", "Recall", "F1"))
@@ -225,7 +226,9 @@ def _blocks(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Lines that stand together, without blank ones, and the number of the first of them."""
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {reason(error)}") from error
+    except ValueError as error:
         raise UsageError(f"cannot read {path}: {error}") from error
     held: list[str] = []
     for number, line in enumerate([*lines, ""], 1):
