@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 torch = pytest.importorskip("torch")
 pytest.importorskip("pyarrow")
 
-from annotary.cli import annotary  # noqa: E402
+from annotary.cli import annotary, main  # noqa: E402
 from annotary.errors import OutputError, UsageError  # noqa: E402
 from annotary.training.recipe import recipe_names  # noqa: E402
 from tests.training.small_dataset import STEM, make_dataset  # noqa: E402
@@ -108,7 +108,7 @@ def test_a_plan_writes_nothing(place, tmp_path):
     assert whole.stdout.splitlines()[0] == (
         "recipe small: 24 images to learn from and 10 to measure on, 5 tags"
     )
-    assert whole.stdout.splitlines()[-1] == "expected: 1 min"
+    assert whole.stdout.splitlines()[-1] == "expected: under a minute"
 
 
 def test_recipes_are_listed():
@@ -135,3 +135,63 @@ def test_help_tells_the_way_to_several_gpus():
     shown = CliRunner().invoke(annotary, ["train", "tagger", "--help"])
     assert shown.exit_code == 0
     assert "torchrun --nproc-per-node 8 -m annotary train tagger" in " ".join(shown.output.split())
+
+
+def test_a_dataset_without_validation_images_is_warned_of(place, tmp_path):
+    make_dataset(tmp_path / "data", validation=0)
+    planned = call(place / "small.toml", "--data", tmp_path / "data", "--plan")
+    assert planned.stdout.splitlines()[-1].startswith(
+        "warning: the dataset has no images to measure"
+    )
+    assert "warning" not in call(place / "small.toml", "--data", place / "data", "--plan").output
+
+
+@pytest.mark.parametrize("plan", [True, False])
+def test_fine_tuning_needs_a_start(plan, place, tmp_path):
+    more = ("--plan",) if plan else ()
+    with pytest.raises(
+        UsageError, match=r"recipe finetune fine-tunes.*network.start=dir:CHECKPOINT"
+    ):
+        raise call(
+            "finetune", "--data", place / "data", "--output", tmp_path / "run", *more
+        ).exception
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_cannot_be_is_refused_before_the_plan(place, tmp_path, monkeypatch):
+    def measured(*arguments):
+        raise AssertionError("the plan was measured")
+
+    monkeypatch.setattr("annotary.training.plan.make_plan", measured)
+    (tmp_path / "file").write_text("mine", encoding="utf-8")
+    common = (place / "small.toml", "--data", place / "data", "--output")
+    with pytest.raises(OutputError, match=r"cannot write .*run: "):
+        raise call(*common, tmp_path / "file" / "run").exception
+    with pytest.raises(OutputError, match="holds something else"):
+        raise call(*common, tmp_path).exception
+    with pytest.raises(UsageError, match="holds no run to go on with"):
+        raise call(*common, tmp_path / "run", "--resume").exception
+    assert not (tmp_path / "run").exists()
+
+
+def test_keys_without_effect_are_warned_of(place, tmp_path):
+    made = call(place / "small.toml", "--data", place / "data", "--output", tmp_path / "a")
+    start = ("--set", f"network.start=dir:{made.stdout.strip()}", "--set", "network.d_model=32")
+    planned = call(place / "small.toml", "--data", place / "data", "--plan", *start)
+    assert planned.exit_code == 0, planned.output
+    told = planned.stderr.splitlines()[0]
+    assert told.startswith("warning: network.num_blocks, network.patch_size, network.d_model")
+    assert "have no effect beside network.start" in told
+
+
+def test_images_that_failed_are_an_exit_code_of_1_when_all_is_kept(tmp_path):
+    data = make_dataset(tmp_path / "data")
+    Path(data.train.images[3]).write_bytes(b"no picture")
+    (tmp_path / "small.toml").write_text(RECIPE, encoding="utf-8")
+    command = ["train", "tagger", str(tmp_path / "small.toml"), "--data", str(tmp_path / "data")]
+    command += ["--output", str(tmp_path / "run"), "--no-plan", "--threads", "1"]
+    for _ in range(2):
+        with pytest.raises(SystemExit) as ended:
+            main(command)
+        assert ended.value.code == 1
+    assert (tmp_path / "run" / "checkpoints" / "samples_32" / "model.safetensors").exists()

@@ -22,6 +22,7 @@ from annotary.training.network import (  # noqa: E402
     without_patches,
 )
 from annotary.training.recipe import NetworkRecipe  # noqa: E402
+from annotary.weights import shipped  # noqa: E402
 from tests.taggers import SMALL_JOYTAG, SMALL_TAGS, make_joytag  # noqa: E402
 
 GOLDEN_LOGITS = (0.7092, -0.9252, 0.6282, -0.1373, 0.1224)
@@ -360,6 +361,26 @@ def test_what_cannot_be_is_one_line(tmp_path):
         build_network(SMALL, SMALL_TAGS, f"dir:{tmp_path / 'nowhere'}", image_size=64)
     with pytest.raises(UsageError, match="unknown model"):
         build_network(SMALL, SMALL_TAGS, "nobody", image_size=64)
+
+
+def test_a_start_that_is_no_joytag_is_told_in_one_line(tmp_path):
+    pytest.importorskip("onnx")
+    with pytest.raises(UsageError, match=r"^starter is no JoyTag; take the recipe backbone"):
+        build_network(SMALL, SMALL_TAGS, "starter", image_size=64)
+    probe = tmp_path / "probe"  # of a folder that is like the starter
+    probe.mkdir()
+    (probe / "model.onnx").symlink_to(shipped()["starter"] / "model.onnx")
+    with pytest.raises(UsageError, match="no JoyTag; take the recipe backbone"):
+        build_network(SMALL, SMALL_TAGS, f"dir:{probe}", image_size=64)
+    export = tmp_path / "export"
+    export.mkdir()
+    for start in (f"dir:{export}", f"dir:{export / 'model.onnx'}"):
+        (export / "model.onnx").write_bytes(b"no graph")
+        with pytest.raises(UsageError, match=r"export.*: an ONNX file cannot be trained; start"):
+            build_network(SMALL, SMALL_TAGS, start, image_size=64)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match=r"is no JoyTag: .*empty has no config\.json"):
+        build_network(SMALL, SMALL_TAGS, f"dir:{tmp_path / 'empty'}", image_size=64)
 
 
 # What is trained of it

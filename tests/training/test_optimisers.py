@@ -297,6 +297,23 @@ def test_lamb_is_the_recipe_s() -> None:
     assert loss[-1] < 0.1 * loss[0]
 
 
+@pytest.mark.parametrize(("clip_norm", "limit"), [(1.0, 1.0), (0.25, 0.25), (0.0, math.inf)])
+def test_lamb_clips_where_the_recipe_says(clip_norm: float, limit: float) -> None:
+    network = Tiny()
+    optimiser = build_optimiser(OptimiserRecipe(clip_norm=clip_norm), network)
+    weights = list(network.parameters())
+    gradients = [torch.full_like(weight, 2.0) for weight in weights]
+    for weight, gradient in zip(weights, gradients, strict=True):
+        weight.grad = gradient.clone()
+    norm = math.sqrt(sum(float(one.square().sum()) for one in gradients))
+    assert norm > 1.0
+    optimiser.step()
+    for weight in weights:
+        shortened = 2.0 / max(norm / limit, 1.0)
+        mean = optimiser.state[weight]["exp_avg"]
+        torch.testing.assert_close(mean, torch.full_like(weight, 0.1 * shortened))
+
+
 def _shared_steps(rank: int, folder: str, expected: list[list[float]]) -> None:
     """Ten steps of LAMB in one of two processes, each of which holds a part of every parameter."""
     import torch.distributed as dist

@@ -16,6 +16,7 @@ from annotary.training.recipe import (
     changes,
     read_recipe,
     recipe_names,
+    unheeded_keys,
 )
 
 
@@ -94,7 +95,7 @@ def test_the_page_lists_every_key_with_its_default():
     for entry in fields(TaggerRecipe):
         value = getattr(TaggerRecipe(), entry.name)
         record = StageRecipe() if entry.name == "stages" else value
-        for one in fields(record) if not isinstance(record, str) else ():
+        for one in fields(record) if not isinstance(record, str | bool) else ():
             title = "[[stages]]" if entry.name == "stages" else f"[{entry.name}]"
             (row,) = (
                 line
@@ -219,3 +220,35 @@ def test_changes_between_recipes_are_told_in_words():
         "stages.2.samples was 440000000 and is now 9",
     ]
     assert changes(before, before) == []
+
+
+def test_recipes_that_fine_tune_need_a_start_and_tell_so_in_no_settings(tmp_path):
+    recipe = read_recipe("finetune")
+    with pytest.raises(UsageError, match=r"fine-tunes, so say .* network.start=dir:CHECKPOINT"):
+        recipe.check_start()
+    own = write(tmp_path, 'extends = "finetune"\n')
+    with pytest.raises(UsageError, match="recipe own fine-tunes"):
+        read_recipe(own).check_start()
+    read_recipe(own, ["network.start=joytag"]).check_start()
+    read_recipe(own, ["needs_start=false"]).check_start()
+    for name in ("joytag", "joytag-small", "backbone"):
+        read_recipe(name).check_start()
+    assert "needs_start" not in recipe.settings()
+    assert not changes(recipe.settings(), read_recipe(own, ["needs_start=false"]).settings())
+    with pytest.raises(UsageError, match="needs_start must be true or false"):
+        read_recipe(own, ["needs_start=1"])
+
+
+def test_keys_without_effect_are_told_if_the_user_said_them(tmp_path):
+    middle = write(tmp_path, 'extends = "finetune"\n[network]\nnum-heads = 4\n', "middle.toml")
+    own = write(tmp_path, 'extends = "middle.toml"\n[network]\nd_model = 32\n')
+    changed = ["network.start=joytag", "network.patch-size=8", "network.freeze=body"]
+
+    def unheeded(source: str | Path, changed: list[str]) -> list[str]:
+        return unheeded_keys(read_recipe(source, changed), source, changed)
+
+    assert unheeded(own, changed) == ["network.patch_size", "network.d_model", "network.num_heads"]
+    assert unheeded(str(middle), changed[:1]) == ["network.num_heads"]
+    assert unheeded("finetune", changed[:1]) == []
+    assert unheeded("backbone", ["network.mlp_dim=8"]) == ["network.mlp_dim"]
+    assert unheeded(own, []) == []

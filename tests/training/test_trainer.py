@@ -507,3 +507,102 @@ def test_a_disk_that_is_full_from_the_start_is_told_with_the_files_name(dataset,
     (tmp_path / ".run.json.tmp").symlink_to("/dev/full")
     with pytest.raises(OutputError, match=r"cannot write .*run\.json: No space left"):
         train(small_recipe(), dataset, tmp_path)
+
+
+def test_lamb_clips_as_the_recipe_says(dataset, tmp_path):
+    found = {}
+    for limit in ("1", "0", "0.01", "1000"):
+        recipe = small_recipe(f"optimiser.clip_norm={limit}")
+        train(recipe, dataset, tmp_path / limit)
+        found[limit] = [row[3] for row in losses(tmp_path / limit)[1:]]
+    assert max(float(row[5]) for row in losses(tmp_path / "1")[1:]) > 1.0
+    assert found["1"] != found["0"] != found["0.01"] != found["1"]
+    assert found["0"] == found["1000"]
+
+
+def test_a_recipe_that_fine_tunes_is_refused_without_a_start(dataset, tmp_path):
+    with pytest.raises(UsageError, match="say what it starts from"):
+        Trainer(small_recipe("needs_start=true"), dataset, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    # A run that was begun before there was such a key goes on.
+    train(small_recipe(), dataset, tmp_path / "old")
+    assert train(small_recipe("needs_start=true"), dataset, tmp_path / "old").was_done
+
+
+def test_a_run_that_came_to_nothing_gives_way_to_its_corrected_form(dataset, tmp_path):
+    with pytest.raises(UsageError, match="network cannot be"):
+        train(small_recipe("network.num_heads=5"), dataset, tmp_path)
+    assert (tmp_path / "run.json").exists()
+    with pytest.raises(UsageError, match="there is no folder"):
+        train(small_recipe(f"network.start=dir:{tmp_path / 'nowhere'}"), dataset, tmp_path)
+    trainer = Trainer(small_recipe(), dataset, tmp_path, quiet=True)
+    assert not trainer.is_begun
+    trainer.run()
+    assert trainer.is_begun
+    with pytest.raises(OutputError, match="num_heads was 2 and is now 4"):
+        train(small_recipe("network.num_heads=4"), dataset, tmp_path)
+
+
+def test_few_images_that_are_all_gone_end_the_run(tmp_path):
+    data = make_dataset(tmp_path / "data")
+    away = tmp_path / "elsewhere"
+    (tmp_path / "data" / "originals").rename(away)
+    with pytest.raises(UsageError, match=r"24 of the first 24 images cannot be had, such as train"):
+        train(small_recipe(), data, tmp_path / "run")
+    # Less than a pass, and less than a batch of images that are tried.
+    recipe = small_recipe("stages=[{image_size=16, samples=8}]")
+    with pytest.raises(UsageError, match=r"8 of the first 8 images cannot be had, such as train"):
+        train(recipe, data, tmp_path / "short")
+    assert not whole_checkpoints(tmp_path / "short" / "checkpoints")
+    away.rename(tmp_path / "data" / "originals")
+    result = train(small_recipe(), data, tmp_path / "run")
+    assert result.failed == 0
+    assert len(losses(tmp_path / "run")) == 11
+
+
+@pytest.mark.parametrize("metric", ["map", "loss"])
+def test_a_measurement_without_images_is_an_error_that_loses_nothing(metric, tmp_path):
+    data = make_dataset(tmp_path / "data")
+    recipe = small_recipe(
+        *("validation.every=0", f"validation.metric={metric}", "checkpoints.every=1000"),
+        "stages=[{image_size=16, samples=32}]",
+    )
+    train(recipe, data, tmp_path / "whole")
+    away = tmp_path / "elsewhere"
+    away.mkdir()
+    for path in list((tmp_path / "data" / "originals").glob("validation*")):
+        path.rename(away / path.name)
+    for _ in range(2):
+        with pytest.raises(UsageError, match=r"none of the 10 validation images can be had, such"):
+            train(recipe, data, tmp_path / "run")
+        (saved,) = whole_checkpoints(tmp_path / "run" / "checkpoints")
+        assert (saved.samples, dict(saved.metrics)) == (32, {})
+    for path in list(away.iterdir()):
+        path.rename(tmp_path / "data" / "originals" / path.name)
+    result = train(recipe, data, tmp_path / "run")
+    assert set(result.metrics) == {"loss", "map", "macro_f1", "micro_f1"}
+    assert measured(tmp_path / "run") == measured(tmp_path / "whole")
+    assert losses(tmp_path / "run") == losses(tmp_path / "whole")
+
+
+def test_a_checkpoint_between_measurements_has_the_thresholds_of_the_last(dataset, tmp_path):
+    recipe = small_recipe(
+        *("validation.every=32", "checkpoints.every=16", "checkpoints.keep=9"),
+        "stages=[{image_size=16, samples=80}]",
+    )
+    train(recipe, dataset, tmp_path / "whole")
+    with pytest.MonkeyPatch.context() as patch:
+        stop_at_part(
+            patch, 9
+        )  # right after the checkpoint at 32, so that 48 comes from a run that goes on
+        with pytest.raises(Stop):
+            train(recipe, dataset, tmp_path / "run")
+    train(recipe, dataset, tmp_path / "run")
+    for run in ("whole", "run"):
+        tables = [
+            (tmp_path / run / "checkpoints" / f"samples_{samples}" / "tags.csv").read_text("utf-8")
+            for samples in (16, 32, 48)
+        ]
+        assert "balanced" not in tables[0]
+        assert "balanced" in tables[1]
+        assert tables[1] == tables[2]

@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from annotary.training.distributed import Processes
+    from annotary.training.recipe import TaggerRecipe
     from annotary.training.trainer import Trainer, TrainingResult
 
 
@@ -57,7 +60,7 @@ if TYPE_CHECKING:
 @click.option("--recipes", "list_recipes", is_flag=True, help="List the recipes that ship.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result, or the plan, as JSON.")
 @click.option("--quiet", is_flag=True, help="No progress bar and no plan; errors are told.")
-def command(recipe: str | None, **values: Any) -> None:
+def command(recipe: str | None, **values: Any) -> int:
     """Train a tagger by RECIPE, which is a TOML file or the name of a recipe that ships (see --recipes).
 
     The same command goes on where it was stopped, with the same bits as if it had not been. With several GPUs, or on
@@ -65,7 +68,7 @@ def command(recipe: str | None, **values: Any) -> None:
     """
     if values["list_recipes"]:
         _list_recipes()
-        return
+        return 0
     missing = (
         ("RECIPE; --recipes lists those that ship", recipe),
         ("--data DIR, a folder that annotary train dataset wrote", values["data"]),
@@ -78,7 +81,7 @@ def command(recipe: str | None, **values: Any) -> None:
             "say --output DIR, or --plan to be told the plan alone", click.get_current_context()
         )
     assert recipe is not None
-    _train(recipe, values)
+    return _train(recipe, values)
 
 
 def _list_recipes() -> None:
@@ -90,7 +93,8 @@ def _list_recipes() -> None:
         click.echo(f"{name.ljust(max(map(len, names)))}  {read_recipe(name).description}")
 
 
-def _train(name: str, values: dict[str, Any]) -> None:
+def _train(name: str, values: dict[str, Any]) -> int:
+    """Train; 1 where some images could not be had, otherwise 0."""
     from importlib.util import find_spec
 
     from annotary.cli import Stopped
@@ -118,16 +122,34 @@ def _train(name: str, values: dict[str, Any]) -> None:
             must_continue=values["resume"],
             quiet=values["quiet"],
         )
+        if not values["only_plan"]:
+            trainer.check_output()  # measuring the plan may take minutes
+        if processes.is_first and not values["quiet"]:
+            _warn_of_unheeded(recipe, name, values["changed"])
         if values["only_plan"] or not (values["no_plan"] or values["quiet"]):
             _tell_plan(trainer, processes, values)
         if values["only_plan"]:
-            return
+            return 0
         try:
             result = trainer.run()
         except KeyboardInterrupt as error:
             raise Stopped("stopped; the same command goes on") from error
         if processes.is_first:
             _tell_result(result, values)
+    # torchrun takes any other code of one of several processes for a crash.
+    return 1 if result.failed and processes.count == 1 else 0
+
+
+def _warn_of_unheeded(recipe: TaggerRecipe, name: str, changed: Sequence[str]) -> None:
+    """Tell which keys of the user's have no effect."""
+    from annotary.cli._output import tell
+    from annotary.training.recipe import unheeded_keys
+
+    if keys := unheeded_keys(recipe, name, changed):
+        verb = "has" if len(keys) == 1 else "have"
+        tell(
+            f"warning: {', '.join(keys)} {verb} no effect beside network.start, whose own architecture is taken over"
+        )
 
 
 def _tell_plan(trainer: Trainer, processes: Processes, values: dict[str, Any]) -> None:

@@ -77,7 +77,7 @@ class Feed:
         """
         loader = self._loader(self._train, spec, part_size, share, is_training=True)
         loader.start_at(epoch, min(place, self.images))
-        return Training(loader, is_pinned=self._is_pinned)
+        return Training(loader, self.images, is_pinned=self._is_pinned)
 
     def validation(self, part_size: int, spec: PreprocessSpec) -> Measuring:
         """Images to measure on, which may be gone through any number of times; to be closed.
@@ -137,14 +137,19 @@ class Training:
 
     Args:
         loader: Of the images.
+        images: How many there are.
         is_pinned: Whether a GPU takes them.
+
+    Attributes:
+        had: How many could be had, counted as often as they came.
     """
 
-    def __init__(self, loader: Loader, *, is_pinned: bool) -> None:
+    def __init__(self, loader: Loader, images: int, *, is_pinned: bool) -> None:
         self._loader = loader
         self._batches = iter(loader)
+        self._images = images
         self._is_pinned = is_pinned
-        self._tried = self._had = 0
+        self._tried = self.had = 0
 
     @property
     def position(self) -> tuple[int, int]:
@@ -163,18 +168,28 @@ class Training:
         """
         batch = next(self._batches)
         self._tried += len(batch.weights)
-        self._had += int((batch.weights > 0).sum())
-        if self._tried >= _TRIED and 2 * self._had < self._tried:
-            first = next(iter(self._loader.failures.values()))
-            raise UsageError(
-                f"{self._tried - self._had} of the first {self._tried} images cannot be had, such as {first.image}:"
-                f" {first.message}; has the dataset been moved?"
-            )
+        self.had += int((batch.weights > 0).sum())
+        is_half = self._tried >= _TRIED and 2 * self.had < self._tried
+        if is_half or (self._tried >= self._images and not self.had):
+            raise self.error()
         return _part(batch, is_pinned=self._is_pinned)
+
+    def error(self) -> UsageError:
+        """What is told where too many images could not be had."""
+        return UsageError(
+            f"{self._tried - self.had} of the first {self._tried} images cannot be had{_example(self._loader)}"
+        )
 
     def close(self) -> None:
         """End the workers."""
         self._loader.close()
+
+
+def _example(loader: Loader) -> str:
+    """An image that could not be had, for messages; another process may have met them all."""
+    first = next(iter(loader.failures.values()), None)
+    told = "" if first is None else f", such as {first.image}: {first.message}"
+    return f"{told}; has the dataset been moved?"
 
 
 class Measuring:
@@ -196,6 +211,14 @@ class Measuring:
         self._loader.start_at(0, 0)
         for batch in self._loader.epoch():
             yield _part(batch, is_pinned=self._is_pinned)
+
+    def error(self) -> UsageError:
+        """What is told where no image could be had."""
+        assert self._loader is not None
+        return UsageError(
+            "nothing can be measured: none of the"
+            f" {self._loader.samples_per_epoch:,} validation images can be had{_example(self._loader)}"
+        )
 
     def close(self) -> None:
         """End the workers."""

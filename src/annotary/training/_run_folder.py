@@ -13,7 +13,7 @@ import errno
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,12 @@ _LAYOUT = 1
 
 @contextlib.contextmanager
 def run_folder(
-    output: Path, recipe: Mapping[str, Any], dataset: TagDataset, *, must_exist: bool = False
+    output: Path,
+    recipe: Mapping[str, Any],
+    dataset: TagDataset,
+    *,
+    must_exist: bool = False,
+    has_come: Callable[[Path], bool] = Path.exists,
 ) -> Iterator[bool]:
     """Make a folder a run's own while the context lasts.
 
@@ -38,6 +43,8 @@ def run_folder(
         recipe: What is done: all settings of a recipe, as JSON.
         dataset: What it is done with.
         must_exist: Refuse to begin a new run.
+        has_come: Tells of the folder whether a run that was begun in it has come to anything. One that has not, such as
+            one whose network could not be, gives way to other settings.
 
     Yields:
         Whether the run was begun before.
@@ -48,6 +55,37 @@ def run_folder(
         UsageError: There is no run, but there must be one.
     """
     place = output / RUN
+    descriptor = _opened(output, must_exist=must_exist)
+    try:
+        if not _locked(descriptor):
+            raise OutputError(f"another process trains in {output}; wait for it, or stop it")
+        settings = {"layout": _LAYOUT, "recipe": dict(recipe), "dataset": _told(dataset)}
+        before = _read(place)
+        if before is not None and has_come(output):
+            _refuse_others(output, before, settings)
+        _write(place, settings)
+        yield before is not None
+    finally:
+        os.close(descriptor)
+
+
+def check_folder(output: Path, *, must_exist: bool = False) -> None:
+    """Make sure that a folder can be a run's, before anything is done that takes long.
+
+    Args:
+        output: As for `run_folder`; it is made.
+        must_exist: As there.
+
+    Raises:
+        OutputError: As there.
+        UsageError: As there.
+    """
+    os.close(_opened(output, must_exist=must_exist))
+
+
+def _opened(output: Path, *, must_exist: bool) -> int:
+    """The file that is locked while a run goes on, in a folder that holds nothing else than a run."""
+    place = output / RUN
     if must_exist and not place.exists():
         raise UsageError(f"{output} holds no run to go on with; leave --resume away to begin one")
     try:
@@ -56,20 +94,9 @@ def run_folder(
             raise OutputError(
                 f"{output} holds something else; choose an empty or a new folder as --output"
             )
-        descriptor = os.open(output / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+        return os.open(output / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
         raise OutputError(f"cannot write {output}: {error.strerror or error}") from error
-    try:
-        if not _locked(descriptor):
-            raise OutputError(f"another process trains in {output}; wait for it, or stop it")
-        settings = {"layout": _LAYOUT, "recipe": dict(recipe), "dataset": _told(dataset)}
-        before = _read(place)
-        if before is not None:
-            _refuse_others(output, before, settings)
-        _write(place, settings)
-        yield before is not None
-    finally:
-        os.close(descriptor)
 
 
 def _told(dataset: TagDataset) -> dict[str, Any]:

@@ -24,8 +24,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from annotary import weights
 from annotary.cards import PreprocessSpec
-from annotary.errors import ModelError, UsageError
+from annotary.errors import AnnotaryError, ModelError, UsageError
 from annotary.models import find
 from annotary.models._joytag_vit import (
     CONFIG_FILE,
@@ -37,8 +38,8 @@ from annotary.models._joytag_vit import (
     load_state,
     sine_positions,
 )
-from annotary.models._vision_tagger_files import Pooling
-from annotary.models.joytag import TAGS_FILE, preprocess_of, tag_lines
+from annotary.models._vision_tagger_files import TAGGER_FILE, Pooling
+from annotary.models.joytag import MODEL_FILE, TAGS_FILE, preprocess_of, tag_lines
 from annotary.training.heads import (
     HEAD_DEVIATION,
     HeadReport,
@@ -65,6 +66,7 @@ _LOSSES_THERE = {"bce": "ce"}
 _OPTIONAL = ("layerscale_init", "head_mean_after", "cnn_stem", "patch_dropout")
 """Of the settings, those that the reference's class does without."""
 
+_NO_ONNX = "an ONNX file cannot be trained; start from the checkpoint that it was made of"
 
 _SHORT = 256
 """Tokens up to which products are kept for the backward pass: of an image of 224 pixels 11 MB in a ViT-B."""
@@ -451,6 +453,8 @@ def directory_of(start: str) -> Path:
     path = Path(start.removeprefix("dir:"))
     if path.is_dir():
         return path
+    if path.suffix == ".onnx":
+        raise UsageError(f"{path}: {_NO_ONNX}")
     if start.startswith("dir:"):
         raise UsageError(f"there is no folder {path} to start from")
     return find(start).directory
@@ -497,6 +501,7 @@ def _joytag_from(
     generator: torch.Generator,
 ) -> JoyTagTraining:
     directory = directory_of(source)
+    _check_is_joytag(directory, source)
     config = JoyTagConfig.from_json(directory / CONFIG_FILE)
     old_tags = tag_lines(directory / TAGS_FILE)
     if len(old_tags) != config.n_tags:
@@ -519,6 +524,35 @@ def _joytag_from(
     network.start = StartReport(source, report, notes, licence_in(directory))
     network.set_image_size(image_size)
     return network
+
+
+def _check_is_joytag(directory: Path, source: str) -> None:
+    """Tell early what else a folder holds.
+
+    Raises:
+        UsageError: It is no JoyTag that can be trained.
+    """
+    if (directory / TAGGER_FILE).is_file() or _is_like_the_starter(directory):
+        raise UsageError(f"{source} is no JoyTag; take the recipe backbone to start from it")
+    if not (directory / CONFIG_FILE).is_file():
+        if next(directory.glob("*.onnx"), None) is not None:
+            raise UsageError(f"{source}: {_NO_ONNX}")
+        raise UsageError(f"{source} is no JoyTag: {directory} has no {CONFIG_FILE}")
+
+
+def _is_like_the_starter(directory: Path) -> bool:
+    """Whether a folder holds the starter, or a probe on it."""
+    if directory in weights.shipped().values():
+        return True
+    if (directory / CONFIG_FILE).is_file() or not (directory / MODEL_FILE).is_file():
+        return False
+    from annotary.training._integer_tower import read_tower
+
+    try:
+        read_tower(directory / MODEL_FILE)
+    except AnnotaryError:
+        return False
+    return True
 
 
 def _fit_positions(network: JoyTagTraining, image_size: int) -> str:

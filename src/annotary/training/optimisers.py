@@ -11,6 +11,7 @@ several processes share in parts (FSDP2) have the norms of the whole.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
@@ -94,6 +95,8 @@ class Lamb(torch.optim.Optimizer):
 
     def _shortening(self, weights: Sequence[Tensor]) -> dict[torch.device, Tensor]:
         """What gradients are divided by, on each device that has some; empty where it is known to be 1."""
+        if math.isinf(self._max_norm):
+            return {}
         squares = [
             _norms([cast(Tensor, weight.grad) for weight in together]).square().sum()
             for together in _batches(weights)
@@ -228,7 +231,9 @@ def build_optimiser(recipe: OptimiserRecipe, network: nn.Module) -> torch.optim.
     )
     first, second = recipe.betas
     if recipe.kind == "lamb":
-        return Lamb(groups, recipe.learning_rate, (first, second), recipe.epsilon)
+        # The learner has clipped by then: the same limit here changes nothing but the rounding, which it always did.
+        limit = recipe.clip_norm or math.inf
+        return Lamb(groups, recipe.learning_rate, (first, second), recipe.epsilon, max_norm=limit)
     weights = [weight for group in groups for weight in group["params"]]
     return torch.optim.AdamW(
         groups,

@@ -236,6 +236,11 @@ def plan_lines(plan: RunPlan) -> list[str]:
     lines.append(
         "expected: " + ("more memory than there is" if plan.hours is None else _hours(plan.hours))
     )
+    if not plan.validation:
+        lines.append(
+            "warning: the dataset has no images to measure on, so nothing will be measured, and the last checkpoint"
+            " counts as the best"
+        )
     return lines
 
 
@@ -258,7 +263,9 @@ def _bytes(count: int) -> str:
 def _hours(hours: float) -> str:
     if hours >= 48:
         return f"{hours / 24:,.1f} days"
-    return f"{hours:.1f} hours" if hours >= 1 else f"{max(1, round(hours * 60))} min"
+    if hours >= 1:
+        return f"{hours:.1f} hours"
+    return f"{round(hours * 60)} min" if hours * 60 >= 1 else "under a minute"
 
 
 def make_plan(recipe: TaggerRecipe, dataset: TagDataset, processes: Processes) -> RunPlan:

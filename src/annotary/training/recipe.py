@@ -52,6 +52,7 @@ __all__ = [
     "changes",
     "read_recipe",
     "recipe_names",
+    "unheeded_keys",
 ]
 
 
@@ -62,11 +63,13 @@ class TaggerRecipe:
     Attributes:
         name: Of the recipe, and of the tagger.
         description: What it is, in a sentence.
+        needs_start: Whether a run that starts from chance is refused, as what it does is to go on from a network.
         stages: The parts of the run, in order.
     """
 
     name: str = "tagger"
     description: str = ""
+    needs_start: bool = False
     data: DataRecipe = field(default_factory=DataRecipe)
     network: NetworkRecipe = field(default_factory=NetworkRecipe)
     optimiser: OptimiserRecipe = field(default_factory=OptimiserRecipe)
@@ -92,6 +95,18 @@ class TaggerRecipe:
                     f" network.patch_size {self.network.patch_size}"
                 )
 
+    def check_start(self) -> None:
+        """Make sure that a new run has what to start from.
+
+        Raises:
+            UsageError: The recipe needs a network, and none is said.
+        """
+        if self.needs_start and not self.network.start:
+            raise UsageError(
+                f"recipe {self.name} fine-tunes, so say what it starts from: --set network.start=dir:CHECKPOINT, or"
+                " network.start=joytag"
+            )
+
     def sizes_of(self, stage: int) -> tuple[int, int]:
         """The batch of a stage, counted from 0, and how much of it a process takes at most at a time."""
         one = self.stages[stage]
@@ -101,6 +116,7 @@ class TaggerRecipe:
     def settings(self) -> dict[str, Any]:
         """All values, as JSON."""
         told = asdict(self)
+        del told["needs_start"]  # it is of the recipe and not of the run
         told["stages"] = [asdict(stage) for stage in self.stages]
         told["optimiser"]["betas"] = list(self.optimiser.betas)
         return told
@@ -112,6 +128,13 @@ _WITHOUT_EFFECT = (
     *("precision.strategy", "precision.tf32"),
 )
 """What may change while a run goes on: what is learned does not depend on it, or only by the rounding."""
+
+
+_ARCHITECTURE = (
+    *("network.num_blocks", "network.patch_size", "network.d_model", "network.mlp_dim"),
+    *("network.num_heads", "network.cnn_stem"),
+)
+"""What a network has of its own that training starts from."""
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -175,8 +198,8 @@ def read_recipe(source: str | Path, changed: Sequence[str] = ()) -> TaggerRecipe
     for key, value in content.items():
         if key == "stages":
             values[key] = _stages(value, where)
-        elif hints[key] is str:
-            values[key] = _value(str, value, where, key)
+        elif hints[key] in (str, bool):
+            values[key] = _value(hints[key], value, where, key)
         else:
             values[key] = _table(hints[key], value, f"{where}: [{key}]")
     values.setdefault("name", Path(source).stem)
@@ -184,6 +207,30 @@ def read_recipe(source: str | Path, changed: Sequence[str] = ()) -> TaggerRecipe
         return TaggerRecipe(**values)
     except ValueError as error:
         raise UsageError(f"{where}: {error}") from error
+
+
+def unheeded_keys(
+    recipe: TaggerRecipe, source: str | Path, changed: Sequence[str] = ()
+) -> list[str]:
+    """The keys that a recipe's user has said without effect.
+
+    Of a network that training starts from, the architecture is taken over.
+
+    Args:
+        recipe: What was read.
+        source: As for `read_recipe`. What a recipe that ships says is not its user's.
+        changed: As there.
+    """
+    if not recipe.network.start:
+        return []
+    said = {one.partition("=")[0].strip().replace("-", "_") for one in changed}
+    while not isinstance(source, str) or source.endswith(".toml"):
+        text, _, folder = _text(source)
+        content = tomllib.loads(text)
+        said |= {f"network.{key.replace('-', '_')}" for key in content.get("network", {})}
+        parent = content.get("extends", "")
+        source = folder / parent if parent.endswith(".toml") else str(parent)
+    return [key for key in _ARCHITECTURE if key in said]
 
 
 def _read(source: str | Path, seen: tuple[str, ...]) -> tuple[dict[str, Any], str]:

@@ -12,16 +12,17 @@ makes the same ones again.
 
 from __future__ import annotations
 
-from contextlib import closing, nullcontext
+from contextlib import closing, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import torch
 from safetensors.torch import load_file
 
-from annotary.training._feeding import FAILURES, Feed, Measuring, failed_images
+from annotary.training._feeding import FAILURES, Feed, Measuring, Training, failed_images
 from annotary.training._learning import Learner
 from annotary.training._metering import Meter
-from annotary.training._run_folder import CHECKPOINTS, RUN, run_folder
+from annotary.training._run_folder import CHECKPOINTS, RUN, check_folder, run_folder
 from annotary.training._run_parts import categories_of, loss_of, measuring_loss_of, new_network
 from annotary.training._stopping import StopRequests
 from annotary.training._validation import Measured, fitted_thresholds, measure
@@ -33,7 +34,7 @@ from annotary.training.checkpoints import (
 )
 from annotary.training.dataset.index import TagDataset
 from annotary.training.distributed import Processes
-from annotary.training.logs import Logs, open_logs
+from annotary.training.logs import STEPS, Logs, open_logs
 from annotary.training.network import TaggerNetwork
 from annotary.training.plan import StagePlan, plan_stages
 from annotary.training.recipe import TaggerRecipe
@@ -90,7 +91,8 @@ class Trainer:
         quiet: Tell nothing on the terminal.
 
     Raises:
-        UsageError: The dataset has nothing to learn from, or a batch cannot be shared by the processes.
+        UsageError: The dataset has nothing to learn from, a batch cannot be shared by the processes, or the recipe
+            needs a network to start from.
     """
 
     def __init__(
@@ -106,6 +108,8 @@ class Trainer:
         self.recipe = recipe
         self.dataset = dataset
         self.output = output
+        if not self.is_begun:
+            recipe.check_start()
         self.processes = processes or Processes()
         self.stages = plan_stages(recipe, self.processes.count)
         self.loss = loss_of(recipe, dataset)
@@ -119,6 +123,8 @@ class Trainer:
             recipe.validation.metric,
             is_higher_better=recipe.validation.metric != "loss",
         )
+        self._thresholds: dict[str, list[float]] | None = None
+        self._is_measured = True
         self._feed = Feed(dataset, recipe, self.processes, output / FAILURES)
 
     @property
@@ -128,22 +134,38 @@ class Trainer:
 
     @property
     def is_begun(self) -> bool:
-        """Whether the folder holds a run already."""
-        return (self.output / RUN).exists()
+        """Whether the folder holds a run already that has come to a step."""
+        return (self.output / RUN).exists() and _has_come(self.output)
+
+    def check_output(self) -> None:
+        """Make sure that the folder can be this run's; it is made.
+
+        Raises:
+            OutputError: It holds something else, or cannot be written.
+            UsageError: There is no run, but there must be one.
+        """
+        if self.processes.is_first:
+            check_folder(self.output, must_exist=self._must_continue)
 
     def run(self) -> TrainingResult:
         """Begin the run, or go on with it, to its end.
 
         Raises:
             OutputError: The folder belongs to something else, or cannot be written.
-            UsageError: There is no run, but there must be one; or the loss is no number any more.
+            UsageError: There is no run, but there must be one; or the loss is no number any more; or images cannot be
+                had.
             ModelError: What the network starts from cannot be loaded.
         """
         folder = run_folder(
-            self.output, self.recipe.settings(), self.dataset, must_exist=self._must_continue
+            *(self.output, self.recipe.settings(), self.dataset),
+            must_exist=self._must_continue,
+            has_come=_has_come,
         )
         with folder if self.processes.is_first else nullcontext():
             found = self.processes.told(self._checkpoints.latest())
+            if found is None and self.processes.is_first:
+                with suppress(OSError):  # all of them are tried anew
+                    (self.output / FAILURES).unlink(missing_ok=True)
             place = _Place()
             learner, network = self._learner(found, place)
             was_done = place.samples == self.samples
@@ -169,6 +191,9 @@ class Trainer:
         learner.load(state["learner"], load_file(found / WEIGHTS_FILE))
         for name, value in state["place"].items():
             setattr(place, name, value)
+        self._thresholds = state.get("thresholds")
+        has_metrics = known is not None and bool(known.metrics)
+        self._is_measured = has_metrics or not len(self.dataset.validation)
         return learner, network
 
     def _do_stage(
@@ -199,6 +224,9 @@ class Trainer:
             ) as parts,
             closing(self._feed.validation(plan.part_size, spec)) as measuring,
         ):
+            is_whole = place.step == 0
+            if place.step == plan.steps and not self._is_measured:
+                self._keep(plan, place, learner, network, logs, measuring)
             while place.step < plan.steps:
                 stepped = learner.step(
                     meter.watching(parts),
@@ -218,19 +246,11 @@ class Trainer:
                     self.recipe.checkpoints.every, place, plan
                 )
                 if is_measured or is_saved:
-                    meter.check(
-                        place.samples, stepped
-                    )  # a run cannot go on from weights that are lost
-                    measured = self._measure(learner, measuring) if is_measured else None
-                    if measured is not None:
-                        # Before the checkpoint: rows after it are cut off when a run goes on, and others never come.
-                        logs.validation(
-                            measured.row(
-                                *(plan.number + 1, place.step, place.samples),
-                                self.recipe.validation.threshold,
-                            )
-                        )
-                    self._save(place, learner, network, measured)
+                    # A run cannot go on from weights that are lost, nor from those that saw nothing.
+                    meter.check(place.samples, stepped)
+                    if not is_whole or self._has_seen(parts, must=is_end):
+                        images = measuring if is_measured else None
+                        self._keep(plan, place, learner, network, logs, images)
                     meter.restart()
                 if stops.is_asked:
                     stops.obey()
@@ -240,13 +260,45 @@ class Trainer:
         before = place.samples - plan.batch_size
         return bool(every) and place.samples // every > before // every
 
-    def _measure(self, learner: Learner, images: Measuring) -> Measured | None:
-        if not len(self.dataset.validation):
-            return None
-        return measure(
-            *(learner, images, self._measuring_loss, len(self.dataset.tags)),
-            self.recipe.validation.threshold,
-        )
+    def _has_seen(self, parts: Training, *, must: bool) -> bool:
+        """Whether any process could have an image.
+
+        Raises:
+            UsageError: None could, but there must be one.
+        """
+        had = torch.tensor(float(parts.had), device=self.processes.device)
+        is_any = bool(self.processes.total(had))
+        if must and not is_any:
+            raise parts.error()
+        return is_any
+
+    def _keep(
+        self,
+        plan: StagePlan,
+        place: _Place,
+        learner: Learner,
+        network: TaggerNetwork,
+        logs: Logs,
+        images: Measuring | None,
+    ) -> None:
+        """Measure, if there are images for it, and write a checkpoint.
+
+        Raises:
+            UsageError: There are, but none of them can be had; what was trained is saved.
+        """
+        threshold = self.recipe.validation.threshold
+        if images is None or not len(self.dataset.validation):
+            self._save(place, learner, network, None)
+            return
+        tags = len(self.dataset.tags)
+        measured = measure(learner, images, self._measuring_loss, tags, threshold)
+        if not measured.images:
+            self._save(place, learner, network, None)
+            raise images.error()
+        # Before the checkpoint: rows after it are cut off when a run goes on, and others never come.
+        logs.validation(measured.row(plan.number + 1, place.step, place.samples, threshold))
+        self._save(place, learner, network, measured)
+        self._is_measured = True
 
     def _save(
         self, place: _Place, learner: Learner, network: TaggerNetwork, measured: Measured | None
@@ -254,16 +306,21 @@ class Trainer:
         """Write a checkpoint; all processes take part, and the first writes."""
         own = learner.weights()
         mean = learner.mean_weights(own)
-        state = {"learner": learner.state(), "place": asdict(place)}
+        if measured is not None:
+            self._thresholds = fitted_thresholds(measured.histograms, self._categories)
+        state = {
+            "learner": learner.state(),
+            "place": asdict(place),
+            "thresholds": self._thresholds,
+        }
         if self.processes.is_first:
             self._checkpoints.save(
                 place.samples,
                 network,
                 self.dataset.tags,
                 training_state=state,
-                thresholds=None
-                if measured is None
-                else fitted_thresholds(measured.histograms, self._categories),
+                # Of the last measurement, where there was none since.
+                thresholds=self._thresholds,
                 categories=self._categories,
                 metrics={} if measured is None else measured.metrics,
                 weights=mean,
@@ -305,3 +362,13 @@ class Trainer:
         metrics = dict(known.metrics) if known is not None else {}
         failed = failed_images(self.output / FAILURES)
         return TrainingResult(best, last, self.samples, metrics, failed, was_done)
+
+
+def _has_come(output: Path) -> bool:
+    """Whether a run has come to a step that it told of, or to a checkpoint, so that its settings are fixed."""
+    with suppress(OSError):
+        if any((output / CHECKPOINTS).iterdir()):
+            return True
+    with suppress(OSError):
+        return len((output / STEPS).read_bytes().splitlines()) > 1
+    return False
