@@ -178,7 +178,7 @@ def test_rows_of_a_probe_on_the_starter_are_kept(tmp_path):
 
 def test_what_is_no_such_tower_is_told(tmp_path):
     onnx = pytest.importorskip("onnx")
-    with pytest.raises(ModelError, match=r"text\.onnx: the convolution .* has no bias"):
+    with pytest.raises(ModelError, match=r"text\.onnx has 0 convolutions, which are those of no"):
         read_tower(STARTER / "text.onnx")
     with pytest.raises(
         ModelError,
