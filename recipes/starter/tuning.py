@@ -73,9 +73,8 @@ def train(
     """
     run = work / "run"
     samples = sum(stage.samples for stage in read_recipe(str(RECIPE)).stages)
-    last = run / "checkpoints" / f"samples_{samples}"
-    if last.exists():
-        return last
+    if finished := _last(run, samples):
+        return finished
     inputs = work / "inputs"
     dataset.write_inputs(examples, vocabulary, inputs)
     tables = [inputs / f"{source}.jsonl" for source in dataset.INPUTS]
@@ -91,7 +90,15 @@ def train(
     _annotary("probe", "--model", f"dir:{starter}", *data, "--output", probe, *settings)
     start = f"network.start=dir:{probe / 'tagger'}"
     _annotary("tagger", RECIPE, *data, "--output", run, "--set", start)
+    last = _last(run, samples)
+    assert last is not None
     return last
+
+
+def _last(run: Path, samples: int) -> Path | None:
+    """The last checkpoint of a run that has seen so many images; None if there is none yet."""
+    seen = {int(one.name.rpartition("_")[2]): one for one in run.glob("checkpoints/samples_*")}
+    return seen[max(seen)] if seen and max(seen) >= samples else None
 
 
 def _annotary(*arguments: object) -> None:

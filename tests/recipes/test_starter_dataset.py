@@ -14,6 +14,7 @@ pytest.importorskip("torch")
 from annotary.cli import annotary
 from annotary.training.dataset.index import TagDataset
 from annotary.training.recipe import read_recipe
+from recipes.starter.branch import FIRST_STAGE
 from recipes.starter.dataset import INPUTS, write_inputs
 from recipes.starter.tables import Example, Source, Vocabulary
 
@@ -92,6 +93,7 @@ def test_each_source_counts_for_the_tags_that_it_knows(tmp_path: Path) -> None:
 
 def test_the_recipe_of_the_starter_is_a_recipe() -> None:
     recipe = read_recipe(str(RECIPE))
-    assert recipe.network.start == "starter"
+    assert recipe.network.start == "dir:build/starter/probe/tagger"
+    assert recipe.network.frozen_depths == FIRST_STAGE + 1  # the stem is a depth, too
     assert recipe.loss.unknown == 0.05
     assert recipe.stages[0].image_size == 260
