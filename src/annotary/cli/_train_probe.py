@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 @click.option("--resume", is_flag=True, help="Only go on with a run; do not begin a new one.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.option("--quiet", is_flag=True, help="No progress bar and no counts; errors are told.")
-def command(**values: Any) -> None:
+def command(**values: Any) -> int:
     """Train a linear head for tags of your own on the features of a model, which stays as it is.
 
     The features are computed once and kept in the output, so that the same command goes on where it was stopped. What
@@ -78,6 +78,7 @@ def command(**values: Any) -> None:
     except KeyboardInterrupt as error:
         raise Stopped("stopped; the same command goes on") from error
     _tell_result(result, values)
+    return 1 if result.failed else 0
 
 
 def _tell_result(result: ProbeResult, values: dict[str, Any]) -> None:
