@@ -76,7 +76,7 @@ def corel_words(vocabulary: Vocabulary) -> npt.NDArray[np.int64]:
     return np.array(sorted(number[word] for word in vocabulary.words["corel"] if word in number))
 
 
-def corel_protocol(scores: Floats, targets: npt.NDArray[np.floating[Any]]) -> dict[str, Any]:
+def corel_protocol(scores: Floats, targets: npt.NDArray[Any]) -> dict[str, Any]:
     """Five tags per image; mean per-word precision and recall over the words that occur."""
     result = five_tag_protocol(scores, targets > 0)
     occurs = (targets > 0).any(0)

@@ -98,7 +98,16 @@ def test_it_is_what_each_command_says_by_itself(folder, models):
         result = call(command, folder, *options, "--json", "--quiet")
         assert result.return_value == 0, result.output
         found = [json.loads(line)[part] for line in result.stdout.splitlines()]
-        assert found == [record[part] for record in together], part
+        expected = [record[part] for record in together]
+        if part in ("labels", "tags"):
+            # The sixth digit depends on which images are in a batch with one.
+            for one, other in zip(found, expected, strict=True):
+                scores = {entry["name"]: entry["score"] for entry in one}
+                assert scores == pytest.approx(
+                    {entry["name"]: entry["score"] for entry in other}, abs=3e-6
+                )
+        else:
+            assert found == expected, part
 
 
 def test_a_catalogue_holds_it_all(folder, models):

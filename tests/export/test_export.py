@@ -161,7 +161,7 @@ def test_too_few_photos_are_too_few(convolutional, photos, tmp_path):
 
 
 def test_int8_of_int8_is_refused(calibration):
-    with pytest.raises(UsageError, match=r"starter@1\.2 computes in int8 already"):
+    with pytest.raises(UsageError, match=r"starter@1\.3 computes in int8 already"):
         export_model("starter", ExportOptions("int8", (str(calibration),)))
 
 

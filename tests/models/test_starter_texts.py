@@ -25,7 +25,7 @@ WEIGHTS = Path(annotary.__file__).parent / "weights" / "starter"
 EXAMPLES = Path(__file__).parents[2] / "examples"
 ONE_CORE = RuntimeOptions(threads=1, runtime="onnxruntime")
 
-TAGGER = "6cad5ecf5c02b9f506a528ded57b1909cbf0f96e6f69d8a7161fd0440a4d0d9a"
+TAGGER = "8f1464c22ad218647e3a45aaff5d690f654a042ba355de1a83068f1e55f5db82"
 """sha256 of `model.onnx` of starter@1.3 without what came later: its frozen network, which gives tags alone."""
 
 # fmt: off

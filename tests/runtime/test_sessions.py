@@ -214,7 +214,7 @@ def test_the_starter_gives_nearly_the_same_scores_everywhere():
         assert session.choice.precision == "int8"
         found[library] = session.run(batch, "scores")
     difference = np.abs(found["onnxruntime"] - found["openvino"])
-    assert difference.mean() < 0.002
+    assert difference.mean() < 0.003
     assert difference.max() < 0.3
 
 

@@ -330,6 +330,7 @@ def without_integers(model: ModelProto) -> ModelProto:
     graph = model.graph
     stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     makers = {output: node for node in graph.node for output in node.output}
+    ranks: dict[str, int] = {}
     nodes: list[NodeProto] = []
     for node in graph.node:
         if node.op_type.startswith("QLinear") or node.op_type in ("ConvInteger", "MatMulInteger"):
@@ -349,8 +350,16 @@ def without_integers(model: ModelProto) -> ModelProto:
             limits = np.array([np.iinfo(kind).min, np.iinfo(kind).max])
             low, high = (float(v) for v in _real(limits, scale, zero, 0))
             nodes.append(_clip(onnx, graph, source.input[0], node.output[0], low, high))
-        else:  # a quantised input, such as the bytes of an image
-            nodes.extend(_opened(onnx, graph, node, scale, zero))
+        else:  # a quantised input, such as the bytes of an image, or integers that are worked out
+            rank = 0
+            if scale is not None and scale.size > 1:
+                ranks = ranks or _ranks(onnx, model)
+                if node.input[0] not in ranks:
+                    raise ModelError(
+                        "networks whose integers have no known shape cannot be made fp32"
+                    )
+                rank = ranks[node.input[0]]
+            nodes.extend(_opened(onnx, graph, node, scale, zero, rank))
     del graph.node[:]
     graph.node.extend(nodes)
     _drop_unused(graph)
@@ -402,18 +411,33 @@ def _clip(
 
 
 def _opened(
-    onnx: Any, graph: GraphProto, node: NodeProto, scale: Any, zero: Any
+    onnx: Any, graph: GraphProto, node: NodeProto, scale: Any, zero: Any, rank: int
 ) -> list[NodeProto]:
+    """Nodes that work out what integers stand for; `rank` is how many axes they have, where each channel is scaled."""
     name = node.output[0]
+    shape = [1] * rank
+    if rank:
+        shape[_axis(node)] = -1
     offset = np.array(0 if zero is None else zero, np.float32)
     for what, value in (("scale", np.asarray(scale, np.float32)), ("zero", offset)):
-        graph.initializer.append(onnx.numpy_helper.from_array(value, f"{name}_{what}"))
+        spread = value.reshape(shape) if value.size > 1 else value
+        graph.initializer.append(onnx.numpy_helper.from_array(spread, f"{name}_{what}"))
     make = onnx.helper.make_node
     return [
         make("Cast", [node.input[0]], [f"{name}_wide"], to=onnx.TensorProto.FLOAT),
         make("Sub", [f"{name}_wide", f"{name}_zero"], [f"{name}_centred"]),
         make("Mul", [f"{name}_centred", f"{name}_scale"], [name]),
     ]
+
+
+def _ranks(onnx: Any, model: ModelProto) -> dict[str, int]:
+    """How many axes each value has, where it can be told."""
+    graph = onnx.shape_inference.infer_shapes(model).graph
+    return {
+        value.name: len(value.type.tensor_type.shape.dim)
+        for value in (*graph.input, *graph.value_info)
+        if value.type.tensor_type.HasField("shape")
+    }
 
 
 def _drop_unused(graph: GraphProto) -> None:
