@@ -359,3 +359,30 @@ def test_a_network_that_openvino_cannot_take_is_one_line():
     with pytest.raises(ModelError, match="OpenVINO cannot take the network from torch") as caught:
         convert_torch(Breaks(), torch.zeros(1, 3, 4, 4), "scores")
     assert "\n" not in str(caught.value)
+
+
+def test_folding_leaves_products_and_sums_apart(tmp_path):
+    """NNCF takes what is added to a product for a stored bias, once both are one operation."""
+    onnx = pytest.importorskip("onnx")
+    from annotary.runtime.onnx_runtime import fold_constants
+
+    make = onnx.helper.make_node
+    weights = [np.ones((4, 3), np.float32), np.full((4, 3), 2, np.float32)]
+    graph = onnx.helper.make_graph(
+        [
+            make("MatMul", ["x", "w0"], ["a"]),
+            make("Neg", ["w1"], ["w2"]),
+            make("MatMul", ["x", "w2"], ["b"]),
+            make("Add", ["a", "b"], ["y"]),
+        ],
+        "sum",
+        [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["n", 4])],
+        [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["n", 3])],
+        [onnx.numpy_helper.from_array(w, f"w{number}") for number, w in enumerate(weights)],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)])
+    model.ir_version = 8
+    onnx.save(model, tmp_path / "model.onnx")
+    fold_constants(tmp_path / "model.onnx", tmp_path / "folded.onnx")
+    kinds = sorted(node.op_type for node in onnx.load(tmp_path / "folded.onnx").graph.node)
+    assert kinds == ["Add", "MatMul", "MatMul"]

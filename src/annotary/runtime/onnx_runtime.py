@@ -121,7 +121,13 @@ def fold_constants(source: Path, target: Path) -> None:
     settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     settings.optimized_model_filepath = str(target)
     try:
-        ort.InferenceSession(source, settings, providers=["CPUExecutionProvider"])
+        # A product plus what is computed elsewhere would become one operation, whose bias NNCF then looks for in vain.
+        ort.InferenceSession(
+            source,
+            settings,
+            providers=["CPUExecutionProvider"],
+            disabled_optimizers=["MatMulAddFusion"],
+        )
     except _errors() as error:
         raise ModelError(f"ONNX Runtime cannot load {source}: {_first_line(error)}") from error
 
