@@ -217,7 +217,10 @@ def _changed(
         if change is None:
             return graph.constant(layer.weight)
         outputs = (-1, 1, 1, 1)
-        before = graph.node("Cast", name, to=TensorProto.FLOAT)
+        # By way of 32 bits: OpenVINO takes bytes that are made floats and multiplied for weights to be widened while
+        # it runs, and two of its threads may then read what one of them has not finished.
+        before = graph.node("Cast", name, to=TensorProto.INT32)
+        before = graph.node("Cast", before, to=TensorProto.FLOAT)
         ratio = (scale / layer.weight_scale).astype(np.float32).reshape(outputs)
         before = graph.node("Mul", before, graph.constant(ratio))
         codes = graph.node("Transpose", graph.few_bits(change), perm=[1, 0])

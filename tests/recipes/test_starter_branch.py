@@ -170,6 +170,19 @@ def test_changes_give_the_integers_of_the_tuned_network(tagger, tower):
     assert np.abs(logits - branch.head.multiply(seen) - branch.bias).max() > 0.1
 
 
+def test_no_bytes_are_made_floats_and_multiplied(tagger, tower):
+    """OpenVINO would take them for weights to be widened while it runs, and gave garbage on busy processors."""
+    changed = add_branch(tagger, made_branch(tower, width_of(tagger), 2))
+    stored = {one.name: one.data_type for one in changed.graph.initializer}
+    casts = [node for node in changed.graph.node if node.op_type == "Cast"]
+    added = [node for node in casts if node.output[0].startswith("tuned_")]
+    from_bytes = [
+        node for node in added if stored.get(node.input[0]) in (TensorProto.INT8, TensorProto.UINT8)
+    ]
+    assert len(from_bytes) > 10
+    assert {node.attribute[0].i for node in from_bytes} == {TensorProto.INT32}
+
+
 def test_it_follows_the_tuned_network(tagger, tower):
     network, _ = tuned_network(tower, 0.3)
     width = width_of(tagger)
