@@ -129,7 +129,7 @@ def test_the_starter_becomes_fp32(calibration, tmp_path):
     done = export_model("starter", ExportOptions("fp32", (str(calibration),)), tmp_path / "made")
     assert precision_of(done.directory / "model.onnx") == "fp32"
     assert done.parity.compared_on == 8
-    assert done.parity.mean_difference < 0.002
+    assert done.parity.mean_difference < 0.003
     assert done.size > done.size_before
     assert done.card.source == "starter@1.3"
     # What knows texts goes on knowing them, and says the same of them.
